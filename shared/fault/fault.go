@@ -30,6 +30,11 @@ const (
 	// Denied: the outside system refused our credentials or our rights. Asking
 	// again with the same ones does not help, and may lock a token.
 	Denied Class = "denied"
+	// Unauthenticated: who is calling is not known: no token, or one that is not
+	// valid. Nothing to do with our own credentials, which is Denied.
+	Unauthenticated Class = "not authenticated"
+	// Forbidden: who is calling is known, and may not do this.
+	Forbidden Class = "forbidden"
 	// Invalid: the caller's input or the configuration is wrong.
 	Invalid Class = "invalid"
 	// Unsupported: the provider cannot do this at all.
@@ -41,7 +46,7 @@ const (
 	Lost Class = "lost"
 )
 
-var all = []Class{NotFound, Conflict, Denied, Invalid, Unsupported, Transient, Lost}
+var all = []Class{NotFound, Conflict, Denied, Unauthenticated, Forbidden, Invalid, Unsupported, Transient, Lost}
 
 // Of gives the class of err: the first that errors.Is finds, Transient for a
 // context that ended, and "" for nil and for an error nobody classified.

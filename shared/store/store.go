@@ -91,7 +91,7 @@ func (p Precondition) Holds(current int64) bool {
 	case atRevision:
 		return current != 0 && current == p.revision
 	case before:
-		return current < p.revision
+		return current == 0 || current < p.revision
 	default:
 		return true
 	}
