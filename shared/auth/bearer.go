@@ -1,0 +1,53 @@
+package auth
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/latchkey-fn/latchkey/shared/fault"
+)
+
+// maxToken is the longest token that is looked at, in bytes. Bitwarden's are
+// about 1 KiB, and grow by some 40 bytes for each organisation of the user.
+const maxToken = 16 * 1024
+
+const bearerScheme = "bearer "
+
+// Bearer takes the token out of the Authorization header (RFC 6750, section
+// 2.1). There must be exactly one such header. Errors are of class
+// Unauthenticated.
+func Bearer(r *http.Request) (string, error) {
+	headers := r.Header["Authorization"]
+	switch {
+	case len(headers) == 0:
+		return "", &refusal{fault.Unauthenticated, "there is no Authorization header", "An access token is required."}
+	case len(headers) > 1:
+		return "", refuse("there is more than one Authorization header")
+	case len(headers[0]) > len(bearerScheme)+maxToken:
+		return "", refuse(tooLong)
+	case len(headers[0]) < len(bearerScheme) || !strings.EqualFold(headers[0][:len(bearerScheme)], bearerScheme):
+		return "", refuse("the Authorization header is not of the scheme Bearer")
+	}
+	token := strings.Trim(headers[0][len(bearerScheme):], " ")
+	if !isToken(token) {
+		return "", refuse("the Authorization header does not hold one token")
+	}
+	return token, nil
+}
+
+var tooLong = fmt.Sprintf("it is longer than %d bytes", maxToken)
+
+// isToken tells whether s is a b64token of RFC 6750, save that = may be anywhere.
+// It goes by bytes, because it looks at every one of every request.
+func isToken(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case c == '-', c == '.', c == '_', c == '~', c == '+', c == '/', c == '=':
+		default:
+			return false
+		}
+	}
+	return s != ""
+}

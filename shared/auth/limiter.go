@@ -1,0 +1,82 @@
+package auth
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// maxAddresses bounds what a Limiter remembers, at some 150 bytes each.
+const maxAddresses = 10_000
+
+// Limiter counts failed authentications by client address, in this process.
+//
+// It never stands in the way of a valid token, so that nobody is locked out by
+// others behind the same address; it is asked after a failure, and decides only
+// whether the answer says what failed (401) or no more than 429. It takes no
+// work off the verifier: it keeps those who try from learning anything.
+type Limiter struct {
+	every rate.Limit
+	burst int
+	now   func() time.Time
+
+	mu sync.Mutex
+	// Addresses move from older to newer when they are seen; when newer is
+	// full, it becomes older, and what was there is forgotten.
+	newer, older map[netip.Prefix]*rate.Limiter
+}
+
+// NewLimiter allows burst failures at once, and perMinute afterwards. A nil
+// clock is time.Now.
+func NewLimiter(perMinute, burst int, now func() time.Time) *Limiter {
+	if now == nil {
+		now = time.Now
+	}
+	return &Limiter{
+		every: rate.Limit(float64(perMinute) / time.Minute.Seconds()), burst: burst, now: now,
+		newer: map[netip.Prefix]*rate.Limiter{},
+	}
+}
+
+// Allow counts one failure and tells whether the client may be told of it; if
+// not, the answer is 429. The address is an IP address, perhaps with a port; all
+// that are neither count as one.
+func (l *Limiter) Allow(address string) bool {
+	from := network(address)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	bucket, ok := l.newer[from]
+	if !ok {
+		if bucket, ok = l.older[from]; !ok {
+			bucket = rate.NewLimiter(l.every, l.burst)
+		}
+		if len(l.newer) >= maxAddresses/2 {
+			l.older, l.newer = l.newer, map[netip.Prefix]*rate.Limiter{}
+		}
+		l.newer[from] = bucket
+	}
+	return bucket.AllowN(l.now(), 1)
+}
+
+// network is what one client can be expected to have: an IPv4 address, or the
+// /64 of an IPv6 address.
+func network(address string) netip.Prefix {
+	ip, err := netip.ParseAddr(address)
+	if err != nil {
+		withPort, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return netip.Prefix{}
+		}
+		ip = withPort.Addr()
+	}
+	ip = ip.Unmap().WithZone("")
+	bits := ip.BitLen()
+	if ip.Is6() {
+		bits = 64
+	}
+	// A valid address has a prefix of any length up to its own.
+	prefix, _ := ip.Prefix(bits)
+	return prefix
+}
