@@ -1,0 +1,46 @@
+package httpx
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// RetryAfter is what clients are asked to wait after a 503.
+const RetryAfter = 5 * time.Second
+
+// WriteJSON answers with value. What functions answer is about keys, so no
+// cache keeps it.
+func WriteJSON(w http.ResponseWriter, status int, value any) {
+	body, err := json.Marshal(value)
+	if err != nil {
+		// Every value answered is a struct of ours; see the tests.
+		status, body = http.StatusInternalServerError, []byte(`{"message":"The answer could not be encoded.","object":"error"}`)
+	}
+	header := w.Header()
+	header.Set("Content-Type", "application/json; charset=utf-8")
+	header.Set("Cache-Control", "no-store")
+	header.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	// A client that went away is nobody's fault, and there is nobody to tell.
+	_, _ = w.Write(body)
+}
+
+// bitwardenError is Bitwarden's error object. Its clients print the message.
+type bitwardenError struct {
+	Message               string              `json:"message"`
+	ValidationErrors      map[string][]string `json:"validationErrors"`
+	ExceptionMessage      *string             `json:"exceptionMessage"`
+	ExceptionStackTrace   *string             `json:"exceptionStackTrace"`
+	InnerExceptionMessage *string             `json:"innerExceptionMessage"`
+	Object                string              `json:"object"`
+}
+
+// WriteBitwardenError answers with an error that Bitwarden's clients can show.
+func WriteBitwardenError(w http.ResponseWriter, status int, message string) {
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", strconv.Itoa(int(RetryAfter.Seconds())))
+	}
+	WriteJSON(w, status, bitwardenError{Message: message, Object: "error"})
+}
