@@ -1,0 +1,158 @@
+// Package house puts functions together with whichever providers the settings
+// choose. It links all of them, so it is for the latchkey command and the
+// tests; a function's own main links what its cloud needs.
+package house
+
+import (
+	"context"
+	"crypto/rsa"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/latchkey-fn/latchkey/functions/keyconnector"
+	"github.com/latchkey-fn/latchkey/providers/awsconfig"
+	"github.com/latchkey-fn/latchkey/providers/keys/awskms"
+	"github.com/latchkey-fn/latchkey/providers/keys/certificate"
+	"github.com/latchkey-fn/latchkey/providers/keys/pkcs11"
+	"github.com/latchkey-fn/latchkey/providers/keys/software"
+	"github.com/latchkey-fn/latchkey/providers/stores/dynamodb"
+	"github.com/latchkey-fn/latchkey/providers/stores/jsonfile"
+	"github.com/latchkey-fn/latchkey/providers/stores/memory"
+	"github.com/latchkey-fn/latchkey/providers/stores/sqlite"
+	"github.com/latchkey-fn/latchkey/shared/config"
+	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/kms"
+	"github.com/latchkey-fn/latchkey/shared/store"
+)
+
+// OpenStore opens the store that the settings choose.
+func OpenStore(ctx context.Context, c config.Store, a config.AWS) (store.Driver, error) {
+	switch c.Kind {
+	case config.StoreSQLite:
+		return sqlite.Open(ctx, c.SQLitePath)
+	case config.StoreJSON:
+		return jsonfile.Open(c.JSONPath)
+	case config.StoreMemory:
+		return memory.New(), nil
+	case config.StoreDynamoDB:
+		cfg, err := loadAWS(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		return dynamodb.New(cfg, dynamodb.Config{Table: c.DynamoDBTable, Endpoint: c.DynamoDBEndpoint}), nil
+	default:
+		return nil, fmt.Errorf("%w: no store %q", fault.Invalid, c.Kind)
+	}
+}
+
+// OpenKey opens the key that the settings choose. What an HSM's library prints
+// goes to the logger.
+func OpenKey(ctx context.Context, c config.Keys, a config.AWS, logger *slog.Logger) (kms.Unwrapper, error) {
+	switch c.Kind {
+	case config.KeysSoftware:
+		key, err := software.Open(c.SoftwareKeyPath)
+		if err != nil {
+			return nil, err
+		}
+		logger.WarnContext(ctx, key.Warning())
+		return key, nil
+	case config.KeysCertificate:
+		return certificate.Open(certificate.Config{Path: c.CertificatePath, Password: c.CertificatePassword.Reveal()})
+	case config.KeysAWSKMS:
+		cfg, err := loadAWS(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		return awskms.New(cfg, awskms.Config{KeyID: c.AWSKMSKeyID, Endpoint: c.AWSKMSEndpoint, Symmetric: c.AWSKMSSymmetric}), nil
+	case config.KeysPKCS11:
+		return openPKCS11(c, logger)
+	default:
+		return nil, fmt.Errorf("%w: no key provider %q", fault.Invalid, c.Kind)
+	}
+}
+
+func openPKCS11(c config.Keys, logger *slog.Logger) (kms.Unwrapper, error) {
+	id, err := keyID(c.PKCS11KeyID)
+	if err != nil {
+		return nil, err
+	}
+	var public *rsa.PublicKey
+	if c.CertificatePath != "" {
+		public, err = certificate.PublicKey(certificate.Config{Path: c.CertificatePath, Password: c.CertificatePassword.Reveal()})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return pkcs11.Open(pkcs11.Config{
+		Helper: c.PKCS11Helper, Library: c.PKCS11Library, InitArgs: c.PKCS11InitArgs,
+		TokenSerial: c.PKCS11TokenSerial, TokenLabel: c.PKCS11TokenLabel,
+		UserType: c.PKCS11UserType, PIN: pkcs11.PIN(c.PKCS11PIN.Reveal()),
+		KeyLabel: c.PKCS11KeyLabel, KeyID: id, Public: public, OAEP: c.PKCS11OAEPHash,
+		Log: logger,
+	})
+}
+
+// keyID reads a CKA_ID in hex, as pkcs11-tool shows it. A leading zero may be
+// missing, and colons or 0x may be there.
+func keyID(text string) ([]byte, error) {
+	digits := strings.ReplaceAll(strings.TrimPrefix(text, "0x"), ":", "")
+	if len(digits)%2 != 0 {
+		digits = "0" + digits
+	}
+	id, err := hex.DecodeString(digits)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %sPKCS11_KEY_ID=%s is not hex, such as 01a2", fault.Invalid, config.Prefix, text)
+	}
+	return id, nil
+}
+
+func loadAWS(ctx context.Context, a config.AWS) (aws.Config, error) {
+	return awsconfig.Load(ctx, awsconfig.Config{
+		Region: a.Region, AccessKeyID: a.AccessKeyID, SecretAccessKey: a.SecretAccessKey.Reveal(),
+	})
+}
+
+// KeyConnector is the function with what it stands on.
+type KeyConnector struct {
+	*keyconnector.Function
+	Store   store.Driver
+	Key     kms.Unwrapper
+	closers Closers
+}
+
+// OpenKeyConnector opens store and keys and puts the function on them.
+func OpenKeyConnector(ctx context.Context, c keyconnector.Config, logger *slog.Logger) (_ *KeyConnector, err error) {
+	kc := &KeyConnector{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, kc.Close())
+		}
+	}()
+	if kc.Store, err = OpenStore(ctx, c.Store, c.AWS); err != nil {
+		return nil, err
+	}
+	kc.closers.Add(kc.Store)
+	if kc.Key, err = OpenKey(ctx, c.Keys, c.AWS, logger); err != nil {
+		return nil, err
+	}
+	kc.closers.Add(kc.Key)
+	parts := keyconnector.Parts{Store: kc.Store, Key: kc.Key, Logger: logger}
+	if c.HasPrevious() {
+		previous, err := OpenKey(ctx, c.Previous, c.AWS, logger)
+		if err != nil {
+			return nil, err
+		}
+		kc.closers.Add(previous)
+		parts.Previous = []kms.Unwrapper{previous}
+	}
+	kc.Function, err = keyconnector.New(c, parts)
+	return kc, err
+}
+
+// Close gives everything back.
+func (kc *KeyConnector) Close() error { return kc.closers.Close() }

@@ -1,0 +1,95 @@
+package house
+
+import (
+	"bufio"
+	"bytes"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/latchkey-fn/latchkey/"
+
+// The import rule keeps the house one-way: host → function → domain →
+// store and keyring → provider. What a test imports is not part of it.
+func TestTheImportRule(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, imported := range p.imports {
+			if reason := forbidden(p.path, imported); reason != "" {
+				t.Errorf("%s imports %s: %s", p.path, imported, reason)
+			}
+		}
+	}
+}
+
+// A cloud's binary carries only its own cloud's code.
+func TestAnAWSMainLinksNoOtherCloud(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", module+"functions/keyconnector/aws").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, foreign := range []string{"cloud.google.com/", "github.com/Azure/", "modernc.org/", "/providers/keys/software", "/local/"} {
+		if strings.Contains(string(out), foreign) {
+			t.Errorf("functions/keyconnector/aws links %s", foreign)
+		}
+	}
+}
+
+type goPackage struct {
+	path    string
+	imports []string
+}
+
+func packages(t *testing.T) []goPackage {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.ImportPath}} {{join .Imports \" \"}}", module+"...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []goPackage
+	lines := bufio.NewScanner(bytes.NewReader(out))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		p := goPackage{path: strings.TrimPrefix(fields[0], module)}
+		for _, imported := range fields[1:] {
+			if own, ok := strings.CutPrefix(imported, module); ok {
+				p.imports = append(p.imports, own)
+			}
+		}
+		all = append(all, p)
+	}
+	if err := lines.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 20 {
+		t.Fatalf("only %d packages were listed", len(all))
+	}
+	return all
+}
+
+// forbidden says why a package may not import another of ours; "" if it may.
+func forbidden(from, imported string) string {
+	within := func(path, folder string) bool { return path == folder || strings.HasPrefix(path, folder+"/") }
+	isMain := within(from, "functions") && (strings.HasSuffix(from, "/aws") || strings.HasSuffix(from, "/gcp") || strings.HasSuffix(from, "/azure"))
+	switch {
+	case within(from, "local"):
+		return ""
+	case within(imported, "local"):
+		return "only local/ imports local/"
+	case isMain:
+		return ""
+	case within(from, "shared") && !within(imported, "shared"):
+		return "shared/ imports shared/ only"
+	case within(from, "functions") && !within(imported, "shared"):
+		return "a function imports shared/ only"
+	case within(from, "providers"):
+		provider := strings.Join(strings.SplitN(from, "/", 4)[:min(3, strings.Count(from, "/")+1)], "/")
+		switch {
+		case within(imported, provider), imported == "shared/kms", imported == "shared/store", imported == "shared/fault":
+			return ""
+		}
+		return "a provider imports shared/kms, shared/store and shared/fault only"
+	}
+	return ""
+}

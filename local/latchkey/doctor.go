@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/latchkey-fn/latchkey/functions/keyconnector"
+	"github.com/latchkey-fn/latchkey/local/house"
+	"github.com/latchkey-fn/latchkey/shared/config"
+	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/keyring"
+	"github.com/latchkey-fn/latchkey/shared/store"
+)
+
+// doctorTimeout bounds each of the doctor's questions.
+const doctorTimeout = 20 * time.Second
+
+func newDoctor(t *terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Check the settings against the real services, line by line",
+		Long: `Check the settings against the real services: whether the store takes and gives
+back a document, whether the key wraps and unwraps, whether the identity
+server's keys can be had. Nothing is changed but one probe document in the
+store, which expires after a minute.`,
+		Args: noArguments,
+		RunE: func(c *cobra.Command, _ []string) error { return doctor(c.Context(), t) },
+	}
+}
+
+// finding is one line of the doctor's.
+type finding struct {
+	Check   string `json:"check"`
+	Outcome string `json:"outcome"` // ok, warning or failed
+	Detail  string `json:"detail"`
+}
+
+const (
+	outcomeOK      = "ok"
+	outcomeWarning = "warning"
+	outcomeFailed  = "failed"
+)
+
+// report prints findings as they come, so that a service that hangs is seen to
+// be the one that hangs.
+type report struct {
+	t        *terminal
+	findings []finding
+}
+
+func (r *report) add(check, outcome, detail string) {
+	r.findings = append(r.findings, finding{check, outcome, detail})
+	if r.t.json {
+		return
+	}
+	mark := map[string]string{outcomeOK: good("ok     "), outcomeWarning: note("warning"), outcomeFailed: bad("FAILED ")}[outcome]
+	fmt.Fprintf(r.t.out, "%s  %-9s %s\n", mark, check, strings.ReplaceAll(detail, "\n", "\n                   "))
+}
+
+// ask runs one check; its error is the finding.
+func (r *report) ask(ctx context.Context, check string, question func(context.Context) (string, error)) {
+	ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
+	defer cancel()
+	detail, err := question(ctx)
+	if err != nil {
+		r.add(check, outcomeFailed, err.Error()+advice(err))
+		return
+	}
+	r.add(check, outcomeOK, detail)
+}
+
+// advice says what to do about a class of failure.
+func advice(err error) string {
+	what := map[fault.Class]string{
+		fault.Denied:    "Check the credentials and rights that this process has there.",
+		fault.Transient: "Check that the service runs and that this machine can reach it.",
+		fault.NotFound:  "Check the name in the settings.",
+		fault.Lost:      "Do not write to this store; look at what changed, or take a backup back.",
+	}[fault.Of(err)]
+	if what == "" {
+		return ""
+	}
+	return "\n" + what
+}
+
+func doctor(ctx context.Context, t *terminal) error {
+	r := &report{t: t}
+	examine(ctx, r)
+	failed := 0
+	for _, f := range r.findings {
+		if f.Outcome == outcomeFailed {
+			failed++
+		}
+	}
+	if t.json {
+		if err := t.printJSON(r.findings); err != nil {
+			return err
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d checks failed", failed, len(r.findings))
+	}
+	return nil
+}
+
+func examine(ctx context.Context, r *report) {
+	settings, warnings, err := keyconnector.LoadConfig(config.Environment())
+	if err != nil {
+		r.add("settings", outcomeFailed, err.Error())
+		return
+	}
+	r.add("settings", outcomeOK, fmt.Sprintf("store %s, keys %s", settings.Store.Kind, settings.Keys.Kind))
+	for _, w := range warnings {
+		r.add("settings", outcomeWarning, w)
+	}
+	warn(r, settings)
+
+	kc, err := house.OpenKeyConnector(ctx, settings, logger(r.t.err))
+	if err != nil {
+		r.add("open", outcomeFailed, err.Error()+advice(err))
+		return
+	}
+	defer func() {
+		if err := kc.Close(); err != nil {
+			r.add("close", outcomeFailed, err.Error())
+		}
+	}()
+	r.ask(ctx, "store", func(ctx context.Context) (string, error) { return probeStore(ctx, kc.Store) })
+	r.ask(ctx, "key", func(ctx context.Context) (string, error) {
+		description, err := kc.Key.Describe(ctx)
+		return description.Ref.String() + ", wraps with " + string(description.Wrap), err
+	})
+	r.ask(ctx, "data keys", func(ctx context.Context) (string, error) { return probeRing(ctx, kc.Ring) })
+	r.ask(ctx, "identity", func(ctx context.Context) (string, error) {
+		return "the keys that tokens are verified with are there", kc.Verifier.Ready(ctx)
+	})
+}
+
+func warn(r *report, c keyconnector.Config) {
+	if c.Store.Kind == config.StoreMemory {
+		r.add("store", outcomeWarning, "memory: every key is gone when the process ends")
+	}
+	if c.Keys.Kind == config.KeysSoftware {
+		r.add("key", outcomeWarning, "software: whoever reads the key file can read every user's key; for development only")
+	}
+	if len(c.WebVaultOrigins) == 0 {
+		r.add("browsers", outcomeWarning, config.Prefix+"WEB_VAULT_ORIGINS is not set: web vaults will report a CORS error, unless they are served under the same host")
+	}
+	if len(c.AllowedOrganizations) == 0 {
+		r.add("members", outcomeWarning, config.Prefix+"ALLOWED_ORGANIZATIONS is not set: every user of the identity server is served")
+	}
+}
+
+// probeStore writes a document, reads it back, and lets it go.
+func probeStore(ctx context.Context, driver store.Driver) (string, error) {
+	documents := store.New(driver)
+	probe := store.Document{
+		Collection: "user-key-access", ID: "doctor-" + uuid.NewString(),
+		Expires: time.Now().Add(time.Minute), Body: []byte(`{}`),
+	}
+	revision, err := documents.Put(ctx, probe, store.Absent())
+	if err != nil {
+		return "", err
+	}
+	back, err := documents.Get(ctx, probe.Collection, probe.ID)
+	if err != nil {
+		return "", err
+	}
+	if back.Revision != revision {
+		return "", fmt.Errorf("%w: the document just written has revision %d, not %d", fault.Lost, back.Revision, revision)
+	}
+	// A function's role may not delete; the document then expires.
+	err = documents.Delete(ctx, probe.Collection, probe.ID, store.Any())
+	if err != nil && !errors.Is(err, fault.Denied) {
+		return "", err
+	}
+	return "a document was written and read back", nil
+}
+
+func probeRing(ctx context.Context, ring *keyring.Ring) (string, error) {
+	if err := ring.Check(ctx); err != nil {
+		return "", err
+	}
+	infos, err := ring.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	if len(infos) == 0 {
+		return "none yet; a random probe was wrapped, unwrapped and compared", nil
+	}
+	return fmt.Sprintf("the newest of %d was unwrapped and is whole", len(infos)), nil
+}

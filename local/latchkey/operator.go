@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os/user"
+
+	"github.com/latchkey-fn/latchkey/functions/keyconnector"
+	"github.com/latchkey-fn/latchkey/local/house"
+	"github.com/latchkey-fn/latchkey/shared/audit"
+	"github.com/latchkey-fn/latchkey/shared/config"
+	"github.com/latchkey-fn/latchkey/shared/keyring"
+	"github.com/latchkey-fn/latchkey/shared/kms"
+	"github.com/latchkey-fn/latchkey/shared/store"
+	"github.com/latchkey-fn/latchkey/shared/userkey"
+)
+
+// operator is what the operators' commands work on: the store, and for those
+// that touch data keys, the key.
+type operator struct {
+	house.Closers
+	users *userkey.Keys
+	ring  *keyring.Ring
+	audit audit.Log
+	name  string
+}
+
+// storeSettings are enough to list and to delete; the key is not needed, so an
+// operator need not have it.
+type storeSettings struct {
+	Store config.Store
+	AWS   config.AWS
+}
+
+func (s *storeSettings) Validate() error { return errors.Join(s.Store.Validate(), s.AWS.Validate()) }
+
+// keySettings are those of a command that unwraps data keys.
+type keySettings struct {
+	storeSettings
+	Keys     config.Keys
+	Previous config.Keys `envPrefix:"PREVIOUS_"`
+}
+
+func (s *keySettings) Validate() error {
+	return errors.Join(s.storeSettings.Validate(), s.Keys.Validate())
+}
+
+func openStoreOnly(ctx context.Context, t *terminal) (*operator, error) {
+	var s storeSettings
+	if err := keyconnector.LoadOperatorConfig(&s, config.Environment()); err != nil {
+		return nil, err
+	}
+	return openOperator(ctx, t, keySettings{storeSettings: s})
+}
+
+func openWithKeys(ctx context.Context, t *terminal) (*operator, error) {
+	var s keySettings
+	if err := keyconnector.LoadOperatorConfig(&s, config.Environment()); err != nil {
+		return nil, err
+	}
+	return openOperator(ctx, t, s)
+}
+
+// openOperator opens the store, and the keys where the settings have any.
+func openOperator(ctx context.Context, t *terminal, s keySettings) (o *operator, err error) {
+	// Audit events are JSON lines like the server's, beside the command's own
+	// output: on the error stream.
+	log := logger(t.err)
+	o = &operator{audit: audit.New(log), name: "operator:unknown"}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, o.Close())
+		}
+	}()
+	if u, err := user.Current(); err == nil {
+		o.name = "operator:" + u.Username
+	}
+	driver, err := house.OpenStore(ctx, s.Store, s.AWS)
+	if err != nil {
+		return nil, err
+	}
+	o.Add(driver)
+	ring := keyring.Config{Name: userkey.Ring, Store: store.New(driver)}
+	if s.Keys.Kind != "" {
+		if ring.Key, err = house.OpenKey(ctx, s.Keys, s.AWS, log); err != nil {
+			return nil, err
+		}
+		o.Add(ring.Key)
+	}
+	if s.Previous.Kind != "" {
+		previous, err := house.OpenKey(ctx, s.Previous, s.AWS, log)
+		if err != nil {
+			return nil, err
+		}
+		o.Add(previous)
+		ring.Previous = []kms.Unwrapper{previous}
+	}
+	o.ring = keyring.New(ring)
+	o.users = userkey.New(ring.Store, o.ring, log)
+	return o, nil
+}
+
+// record leaves the audit event of something an operator did.
+func (o *operator) record(ctx context.Context, action, subject string, err error) {
+	event := audit.Event{Action: action, Actor: o.name, Subject: subject, Outcome: audit.Allowed}
+	if err != nil {
+		event.Outcome, event.Reason = audit.Failed, err.Error()
+	}
+	o.audit.Record(ctx, event)
+}

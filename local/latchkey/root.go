@@ -1,0 +1,82 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"text/tabwriter"
+
+	"github.com/fatih/color"
+	"github.com/spf13/cobra"
+
+	"github.com/latchkey-fn/latchkey/shared/buildinfo"
+)
+
+// terminal is where a command writes, and how.
+type terminal struct {
+	out, err io.Writer
+	in       io.Reader
+	json     bool
+}
+
+func newRoot() *cobra.Command {
+	t := &terminal{out: os.Stdout, err: os.Stderr, in: os.Stdin}
+	root := &cobra.Command{
+		Use:   "latchkey",
+		Short: "Key Connector for Bitwarden and Vaultwarden, under your own KMS or HSM key",
+		Long: `Latchkey takes over the small, dangerous servers beside Bitwarden or Vaultwarden.
+
+Settings come from the environment: LATCHKEY_… (docs/operations.md lists them)
+and, for Key Connector, the official keyConnectorSettings__… names.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 not found,
+4 declined at the question.`,
+		Version:       buildinfo.Version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.PersistentFlags().BoolVar(&t.json, "json", false, "print JSON instead of text")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w: %w (see %s --help)", errUsage, err, c.CommandPath())
+	})
+	root.AddCommand(newUp(t), newServe(t), newKeys(t), newDataKeys(t), newDoctor(t))
+	return root
+}
+
+// noArguments and oneArgument refuse with the exit code of wrong usage.
+func noArguments(c *cobra.Command, args []string) error { return arguments(c, args, 0) }
+
+func oneArgument(c *cobra.Command, args []string) error { return arguments(c, args, 1) }
+
+func arguments(c *cobra.Command, args []string, want int) error {
+	if len(args) == want {
+		return nil
+	}
+	return fmt.Errorf("%w: %s takes %d argument(s), not %d (see %s --help)", errUsage, c.CommandPath(), want, len(args), c.CommandPath())
+}
+
+// printJSON writes one indented document.
+func (t *terminal) printJSON(value any) error {
+	encoder := json.NewEncoder(t.out)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(value)
+}
+
+// table aligns columns that are separated by tabs.
+func (t *terminal) table() *tabwriter.Writer { return tabwriter.NewWriter(t.out, 0, 4, 2, ' ', 0) }
+
+// logger is JSON on the given stream: machines read it, and every line of a
+// server has the same form.
+func logger(w io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(w, nil)) }
+
+// The colours of results; the library leaves them out where the output is no
+// terminal or NO_COLOR is set.
+var (
+	good = color.New(color.FgGreen).SprintFunc()
+	bad  = color.New(color.FgRed, color.Bold).SprintFunc()
+	note = color.New(color.FgYellow).SprintFunc()
+	bold = color.New(color.Bold).SprintFunc()
+)

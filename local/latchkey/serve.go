@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/latchkey-fn/latchkey/functions/keyconnector"
+	"github.com/latchkey-fn/latchkey/local/house"
+	"github.com/latchkey-fn/latchkey/shared/buildinfo"
+	"github.com/latchkey-fn/latchkey/shared/config"
+	"github.com/latchkey-fn/latchkey/shared/fault"
+)
+
+// drainTime is how long requests in flight may go on after a signal to stop.
+const drainTime = 20 * time.Second
+
+type serveFlags struct{ listen, tlsCert, tlsKey string }
+
+func newServe(t *terminal) *cobra.Command {
+	var f serveFlags
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve Key Connector on a server or in a container",
+		Long: `Serve Key Connector with the settings of the environment, and nothing for
+development. Bitwarden's clients insist on https: give a certificate here, or
+put a reverse proxy in front.`,
+		Example: `  LATCHKEY_STORE=sqlite LATCHKEY_SQLITE_PATH=/var/lib/latchkey/latchkey.db \
+  LATCHKEY_KEYS=awskms LATCHKEY_AWSKMS_KEY_ID=alias/latchkey \
+  LATCHKEY_IDENTITY_URL=https://vault.example.org/identity \
+  LATCHKEY_WEB_VAULT_ORIGINS=https://vault.example.org \
+  latchkey serve --listen 0.0.0.0:5000`,
+		Args: noArguments,
+		RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), t, f) },
+	}
+	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:5000", "address and port; port 0 chooses a free one")
+	c.Flags().StringVar(&f.tlsCert, "tls-cert", "", "file with the certificate chain in PEM, for https")
+	c.Flags().StringVar(&f.tlsKey, "tls-key", "", "file with the certificate's private key in PEM")
+	c.MarkFlagsRequiredTogether("tls-cert", "tls-key")
+	return c
+}
+
+func serve(ctx context.Context, t *terminal, f serveFlags) (err error) {
+	log := logger(t.out)
+	settings, err := loadSettings(ctx, log)
+	if err != nil {
+		return err
+	}
+	kc, err := house.OpenKeyConnector(ctx, settings, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, kc.Close()) }()
+	listener, err := listen(ctx, f)
+	if err != nil {
+		return err
+	}
+	scheme := "http"
+	if f.tlsCert != "" {
+		scheme = "https"
+	}
+	log.InfoContext(ctx, "listening", "url", scheme+"://"+listener.Addr().String()+settings.PathPrefix,
+		"version", buildinfo.Version, "store", settings.Store.Kind, "keys", settings.Keys.Kind)
+	return serveUntilDone(ctx, listener, kc, log)
+}
+
+// loadSettings reads the environment and logs what nothing reads.
+func loadSettings(ctx context.Context, log *slog.Logger) (keyconnector.Config, error) {
+	settings, warnings, err := keyconnector.LoadConfig(config.Environment())
+	for _, w := range warnings {
+		log.WarnContext(ctx, w)
+	}
+	if err == nil && settings.Store.Kind == config.StoreMemory {
+		log.WarnContext(ctx, "the store is memory: every key is gone when this process ends")
+	}
+	return settings, err
+}
+
+func listen(ctx context.Context, f serveFlags) (net.Listener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", f.listen)
+	if err != nil {
+		return nil, fmt.Errorf("%w: --listen %s: %w", fault.Invalid, f.listen, err)
+	}
+	if f.tlsCert == "" {
+		return listener, nil
+	}
+	certificate, err := tls.LoadX509KeyPair(f.tlsCert, f.tlsKey)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: certificate for https: %w", fault.Invalid, err), listener.Close())
+	}
+	return tls.NewListener(listener, &tls.Config{
+		Certificates: []tls.Certificate{certificate},
+		MinVersion:   tls.VersionTLS12,
+		NextProtos:   []string{"http/1.1"},
+	}), nil
+}
+
+// serveUntilDone serves until ctx ends, and lets what is in flight end.
+func serveUntilDone(ctx context.Context, listener net.Listener, h http.Handler, log *slog.Logger) error {
+	server := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	log.Info("stopping", "drain", drainTime.String())
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	if err := server.Shutdown(drain); err != nil {
+		return fmt.Errorf("requests in flight did not end: %w", errors.Join(err, server.Close()))
+	}
+	return nil
+}

@@ -1,0 +1,314 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/latchkey-fn/latchkey/functions/keyconnector"
+	"github.com/latchkey-fn/latchkey/local/devidentity"
+	"github.com/latchkey-fn/latchkey/local/emulators/localkms"
+	"github.com/latchkey-fn/latchkey/local/emulators/minidyn"
+	"github.com/latchkey-fn/latchkey/local/emulators/softhsm"
+	"github.com/latchkey-fn/latchkey/local/house"
+	"github.com/latchkey-fn/latchkey/local/lambdaruntime"
+	"github.com/latchkey-fn/latchkey/providers/stores/dynamodb"
+	"github.com/latchkey-fn/latchkey/shared/config"
+	"github.com/latchkey-fn/latchkey/shared/fault"
+)
+
+// Where things are on the one port of `latchkey up`.
+const (
+	upPrefix       = "/key-connector"
+	identityPrefix = "/identity"
+)
+
+type upFlags struct {
+	listen, data, store, keys, bootstrap string
+	lambda                               bool
+}
+
+func newUp(t *terminal) *cobra.Command {
+	var f upFlags
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Run everything on this machine, for development",
+		Long: `Run everything on one port of this machine, with a development identity server
+that gives anybody a token for any user. Never let others reach it.
+
+With --lambda the real Lambda binaries run, each request as an event through a
+Lambda Runtime API; they know DynamoDB and AWS KMS only, so their emulators are
+started too.`,
+		Args: noArguments,
+		RunE: func(c *cobra.Command, _ []string) error { return up(c.Context(), t, f) },
+	}
+	c.Flags().StringVar(&f.listen, "listen", "", "address and port (default 127.0.0.1:8600, or a free port where that is taken)")
+	c.Flags().StringVar(&f.data, "data", ".latchkey", "folder for store and keys")
+	c.Flags().StringVar(&f.store, "store", "", "sqlite, json, dynamodb (an emulator, in memory) or memory (default sqlite; dynamodb with --lambda)")
+	c.Flags().StringVar(&f.keys, "keys", "", "software, softhsm or awskms (an emulator) (default software; awskms with --lambda)")
+	c.Flags().BoolVar(&f.lambda, "lambda", false, "run the Lambda binaries")
+	c.Flags().StringVar(&f.bootstrap, "bootstrap", "", "the Lambda binary (default lambda/keyconnector/bootstrap beside this program)")
+	for name, values := range map[string][]string{
+		"store": {config.StoreSQLite, config.StoreJSON, config.StoreDynamoDB, config.StoreMemory},
+		"keys":  {config.KeysSoftware, keysSoftHSM, config.KeysAWSKMS},
+	} {
+		if err := c.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+			panic(err) // a flag of that name was not defined above
+		}
+	}
+	return c
+}
+
+// keysSoftHSM is PKCS#11 over a software token that `up` makes.
+const keysSoftHSM = "softhsm"
+
+func up(ctx context.Context, t *terminal, f upFlags) (err error) {
+	f, err = f.withDefaults()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(f.data, 0o700); err != nil {
+		return fmt.Errorf("%w: --data: %w", fault.Invalid, err)
+	}
+	listener, err := upListener(ctx, f.listen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	base := "http://" + listener.Addr().String()
+	identity, err := devidentity.New(devidentity.Config{
+		Issuer: "http://127.0.0.1", URL: base + identityPrefix, KeyFile: filepath.Join(f.data, "identity-key.pem"),
+	})
+	if err != nil {
+		return err
+	}
+
+	// What happens is told on the error stream, so that what to try stays
+	// together on the other.
+	log := slog.New(slog.NewTextHandler(t.err, nil))
+	var parts house.Closers
+	defer func() { err = errors.Join(err, parts.Close()) }()
+	environment, err := f.environment(ctx, &parts, base)
+	if err != nil {
+		return err
+	}
+	handler, err := f.handler(ctx, t, &parts, environment, log)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle(identityPrefix+"/", http.StripPrefix(identityPrefix, identity))
+	mux.Handle("/", handler)
+
+	if err := printUp(t, f, base, environment); err != nil {
+		return err
+	}
+	return serveUntilDone(ctx, listener, mux, log)
+}
+
+func (f upFlags) withDefaults() (upFlags, error) {
+	store, keys := config.StoreSQLite, config.KeysSoftware
+	if f.lambda {
+		store, keys = config.StoreDynamoDB, config.KeysAWSKMS
+	}
+	f.store, f.keys = cmp.Or(f.store, store), cmp.Or(f.keys, keys)
+	if f.lambda && (f.store != config.StoreDynamoDB || f.keys != config.KeysAWSKMS) {
+		return f, fmt.Errorf("%w: --lambda goes with --store dynamodb and --keys awskms: the Lambda binary has no others", errUsage)
+	}
+	if f.bootstrap == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return f, err
+		}
+		f.bootstrap = filepath.Join(filepath.Dir(self), "lambda", "keyconnector", "bootstrap")
+	}
+	if _, err := os.Stat(f.bootstrap); f.lambda && err != nil {
+		return f, fmt.Errorf("%w: the Lambda binary is missing (`make run-lambda` builds it): %w", errUsage, err)
+	}
+	data, err := filepath.Abs(f.data)
+	f.data = data
+	return f, err
+}
+
+// upListener takes the usual port, or any where that is taken, unless one was
+// asked for.
+func upListener(ctx context.Context, asked string) (net.Listener, error) {
+	if asked != "" {
+		return listen(ctx, serveFlags{listen: asked})
+	}
+	listener, err := listen(ctx, serveFlags{listen: "127.0.0.1:8600"})
+	if err != nil {
+		return listen(ctx, serveFlags{listen: "127.0.0.1:0"})
+	}
+	return listener, nil
+}
+
+// environment makes the settings that Key Connector is started with: the same
+// names as on a server.
+func (f upFlags) environment(ctx context.Context, parts *house.Closers, base string) (map[string]string, error) {
+	e := map[string]string{
+		"LATCHKEY_STORE":             f.store,
+		"LATCHKEY_KEYS":              f.keys,
+		"LATCHKEY_IDENTITY_URL":      base + identityPrefix,
+		"LATCHKEY_WEB_VAULT_ORIGINS": base,
+		"LATCHKEY_PATH_PREFIX":       upPrefix,
+		// Nothing outside of this machine is called; the emulators take any
+		// credentials.
+		"LATCHKEY_AWS_REGION":            localkms.Region,
+		"LATCHKEY_AWS_ACCESS_KEY_ID":     "local",
+		"LATCHKEY_AWS_SECRET_ACCESS_KEY": "local",
+	}
+	switch f.store {
+	case config.StoreSQLite:
+		e["LATCHKEY_SQLITE_PATH"] = filepath.Join(f.data, "latchkey.db")
+	case config.StoreJSON:
+		e["LATCHKEY_JSON_PATH"] = filepath.Join(f.data, "latchkey.json")
+	case config.StoreDynamoDB:
+		server, err := minidyn.Start()
+		if err != nil {
+			return nil, fmt.Errorf("start the DynamoDB emulator: %w", err)
+		}
+		parts.Add(server)
+		e["LATCHKEY_DYNAMODB_TABLE"], e["LATCHKEY_DYNAMODB_ENDPOINT"] = "latchkey", server.URL
+		if err := createTable(ctx, e); err != nil {
+			return nil, err
+		}
+	case config.StoreMemory:
+	default:
+		return nil, fmt.Errorf("%w: --store %s: choose sqlite, json, dynamodb or memory", errUsage, f.store)
+	}
+	switch f.keys {
+	case config.KeysSoftware:
+		e["LATCHKEY_SOFTWARE_KEY_PATH"] = filepath.Join(f.data, "software-key.pem")
+	case config.KeysAWSKMS:
+		server, err := localkms.Start(filepath.Join(f.data, "kms"))
+		if err != nil {
+			return nil, fmt.Errorf("start the KMS emulator: %w", err)
+		}
+		parts.Add(server)
+		key, err := server.EnsureKey(ctx, "alias/latchkey")
+		if err != nil {
+			return nil, fmt.Errorf("make a key in the KMS emulator: %w", err)
+		}
+		e["LATCHKEY_AWSKMS_KEY_ID"], e["LATCHKEY_AWSKMS_ENDPOINT"] = key, server.URL
+	case keysSoftHSM:
+		token, err := softhsm.Create(ctx, filepath.Join(f.data, "softhsm"))
+		if err != nil {
+			return nil, err
+		}
+		e["LATCHKEY_KEYS"] = config.KeysPKCS11
+		e["LATCHKEY_PKCS11_LIBRARY"], e["LATCHKEY_PKCS11_TOKEN_LABEL"] = token.Library, token.Label
+		e["LATCHKEY_PKCS11_PIN"], e["LATCHKEY_PKCS11_KEY_LABEL"] = token.PIN, token.KeyLabel
+		for _, variable := range token.Env {
+			name, value, _ := strings.Cut(variable, "=")
+			if err := os.Setenv(name, value); err != nil { // the helper inherits it
+				return nil, err
+			}
+		}
+	default:
+		return nil, fmt.Errorf("%w: --keys %s: choose software, softhsm or awskms", errUsage, f.keys)
+	}
+	return e, nil
+}
+
+func createTable(ctx context.Context, environment map[string]string) error {
+	var s storeSettings
+	if err := keyconnector.LoadOperatorConfig(&s, environment); err != nil {
+		return err
+	}
+	driver, err := house.OpenStore(ctx, s.Store, s.AWS)
+	if err != nil {
+		return err
+	}
+	table, ok := driver.(*dynamodb.Store)
+	if !ok {
+		return fmt.Errorf("%w: the store is a %T, not DynamoDB", fault.Unsupported, driver)
+	}
+	return errors.Join(table.CreateTable(ctx), table.Close())
+}
+
+// handler is Key Connector in this process, or behind the Lambda runtime.
+func (f upFlags) handler(ctx context.Context, t *terminal, parts *house.Closers, environment map[string]string, log *slog.Logger) (http.Handler, error) {
+	if f.lambda {
+		function, err := lambdaruntime.New(lambdaruntime.Config{
+			Name: "keyconnector", Bootstrap: f.bootstrap, Env: environment, Logs: t.err,
+		})
+		if err != nil {
+			return nil, err
+		}
+		parts.Add(function)
+		return function.Handler(), nil
+	}
+	settings, _, err := keyconnector.LoadConfig(environment)
+	if err != nil {
+		return nil, err
+	}
+	kc, err := house.OpenKeyConnector(ctx, settings, log)
+	if err != nil {
+		return nil, err
+	}
+	parts.Add(kc)
+	return kc, nil
+}
+
+func printUp(t *terminal, f upFlags, base string, environment map[string]string) error {
+	address := base + upPrefix
+	if t.json {
+		return t.printJSON(map[string]string{
+			"keyConnector": address, "identity": base + identityPrefix, "data": f.data,
+			"store": f.store, "keys": f.keys,
+		})
+	}
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return err
+	}
+	how := "one process"
+	if f.lambda {
+		how = "the Lambda binary"
+	}
+	_, err := fmt.Fprintf(t.out, `%s (%s, store %s, keys %s). %s
+
+  Key Connector  %s
+  identity       %s%s
+  data           %s
+
+Try, in another terminal:
+
+  # a token for a new user
+  TOKEN=$(curl -s -d user=%s %s%s/connect/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+
+  # store the user's key, once: the second time is a 400
+  curl -i -H "Authorization: Bearer $TOKEN" -d '{"key":"%s"}' %s/user-keys
+
+  # read it
+  curl -i -H "Authorization: Bearer $TOKEN" %s/user-keys
+
+  # is everything well?
+  curl -s %s/health
+`, bold("Latchkey is up"), how, f.store, f.keys, note("For development only: anybody who reaches it gets a token for any user."),
+		address, base, identityPrefix, f.data,
+		uuid.NewString(), base, identityPrefix,
+		base64.StdEncoding.EncodeToString(key), address,
+		address, address)
+	if err != nil {
+		return err
+	}
+	if path := environment["LATCHKEY_SQLITE_PATH"]; path != "" {
+		_, err = fmt.Fprintf(t.out, "\n  # who has a key?\n  LATCHKEY_STORE=sqlite LATCHKEY_SQLITE_PATH=%s %s keys list\n", path, os.Args[0])
+	}
+	fmt.Fprintf(t.out, "\nCtrl-C ends it.\n")
+	return err
+}
