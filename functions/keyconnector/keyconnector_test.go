@@ -39,6 +39,7 @@ type house struct {
 	identity *breakable
 	logs     *buffer
 	server   *httptest.Server
+	function http.Handler
 }
 
 type buffer struct {
@@ -112,6 +113,7 @@ func open(t *testing.T, settings map[string]string) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.function = function
 	h.server = httptest.NewServer(function)
 	t.Cleanup(h.server.Close)
 	h.Target = wire.Target{URL: h.server.URL + prefix, IdentityURL: identityServer.URL, Origin: origin}

@@ -59,7 +59,10 @@ func TestARequestIDThatCouldForgeALogLineIsReplaced(t *testing.T) {
 
 func TestAPanicIsA500AndALogLine(t *testing.T) {
 	w, line := serve(t, func(http.ResponseWriter, *http.Request) { panic("broken") }, get("given-id"))
-	if w.Code != http.StatusInternalServerError || strings.Contains(w.Body.String(), "broken") || line["panic"] != "broken" || line["level"] != "ERROR" {
+	if stack, _ := line["stack"].([]any); len(stack) == 0 {
+		t.Error("the log line does not say where")
+	}
+	if w.Code != http.StatusInternalServerError || strings.Contains(w.Body.String(), "broken") || line["panic"] != "string" || line["level"] != "ERROR" {
 		t.Errorf("%d %s %v", w.Code, w.Body, line)
 	}
 }

@@ -5,16 +5,16 @@ package httpx
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"regexp"
-	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkey-fn/latchkey/shared/fault"
 )
 
 // RequestIDHeader carries the request id in both directions. A host that has
@@ -49,7 +49,7 @@ func Wrap(h http.Handler, o Options) http.Handler {
 		defer func() {
 			level := slog.LevelInfo
 			if thrown := recover(); thrown != nil {
-				notes.add(slog.String("panic", fmt.Sprint(thrown)), slog.String("stack", string(debug.Stack())))
+				notes.add(fault.Thrown(thrown)...)
 				if recorder.status == 0 {
 					WriteBitwardenError(recorder, http.StatusInternalServerError, "An unexpected error has occurred.")
 				}

@@ -25,7 +25,7 @@ import (
 const (
 	MaxName = 512        // bytes of an id, a parent or a look-up value
 	MaxBody = 256 * 1024 // bytes of a body
-	MaxPage = 1000       // documents of a page
+	MaxPage = 250        // documents of a page
 )
 
 // Document is one stored record.

@@ -17,6 +17,7 @@ import (
 
 func main() {
 	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
+	slog.SetDefault(log) // the host's lines are JSON too
 	function, err := open(context.Background(), log)
 	if err != nil {
 		log.Error("Key Connector cannot start", "error", err.Error())

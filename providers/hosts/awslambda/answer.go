@@ -2,9 +2,7 @@ package awslambda
 
 import (
 	"bytes"
-	"fmt"
 	"net/http"
-	"runtime"
 )
 
 // maxAnswer bounds an answer's body: in base64 it still fits the 6 MB that
@@ -67,28 +65,5 @@ func (a *answer) copyTo(w http.ResponseWriter) {
 	w.WriteHeader(a.status)
 	if a.body.Len() > 0 && a.method != http.MethodHead {
 		_, _ = w.Write(a.body.Bytes()) // into a buffer, which cannot fail
-	}
-}
-
-// describe tells the type of a panic's value, and what the runtime said.
-func describe(thrown any) string {
-	if err, ok := thrown.(runtime.Error); ok {
-		return err.Error()
-	}
-	return fmt.Sprintf("%T", thrown)
-}
-
-// stack lists the functions above a recovered panic. Unlike debug.Stack it
-// shows no argument.
-func stack() []string {
-	pcs := make([]uintptr, 64)
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
-	var lines []string
-	for {
-		frame, more := frames.Next()
-		lines = append(lines, fmt.Sprintf("%s %s:%d", frame.Function, frame.File, frame.Line))
-		if !more {
-			return lines
-		}
 	}
 }

@@ -75,7 +75,8 @@ func serve(ctx context.Context, handler http.Handler, event events.APIGatewayV2H
 	answer := newAnswer(event.RequestContext.HTTP.Method)
 	defer func() {
 		if thrown := recover(); thrown != nil {
-			logPanic(ctx, event, thrown)
+			slog.LogAttrs(ctx, slog.LevelError, "panic in the handler",
+				append(fault.Thrown(thrown), slog.String("requestId", requestID(ctx, event)))...)
 			response, err = failure(answer.header, http.StatusInternalServerError, "An unexpected error has occurred."), nil
 		}
 	}()
@@ -226,13 +227,6 @@ func withReserve(ctx context.Context) (context.Context, context.CancelFunc) {
 		return context.WithCancel(ctx)
 	}
 	return context.WithDeadline(ctx, deadline.Add(-min(reserve, time.Until(deadline)/4)))
-}
-
-// logPanic says where, and of which type; the value of a panic may hold
-// anything, a key included, so only the runtime's own errors are quoted.
-func logPanic(ctx context.Context, event events.APIGatewayV2HTTPRequest, thrown any) {
-	slog.ErrorContext(ctx, "panic in the handler",
-		"requestId", requestID(ctx, event), "panic", describe(thrown), "stack", stack())
 }
 
 func failure(header http.Header, status int, message string) events.APIGatewayV2HTTPResponse {

@@ -209,7 +209,8 @@ func TestAHangIsEndedAndReplaced(t *testing.T) {
 			if !strings.Contains(err.Error(), "did not answer") {
 				t.Errorf("the error does not say that it hung: %v", err)
 			}
-			key.supervisor.config.CallTimeout = 20 * time.Second // the machine may be slow now
+			// The machine may be slow now.
+			key.supervisor.config.CallTimeout, key.supervisor.config.StartTimeout = patience, patience
 			mustUnwrap(t, key)
 			gone(t, f.lines("pids")[0])
 		})

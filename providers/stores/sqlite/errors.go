@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,7 +31,9 @@ func busy(err error) bool {
 
 // rolledBack tells whether a rollback failed because there was nothing left to
 // roll back ("cannot rollback - no transaction is active").
-func rolledBack(err error) bool { return primary(err) == codes.SQLITE_ERROR }
+func rolledBack(err error) bool {
+	return primary(err) == codes.SQLITE_ERROR || errors.Is(err, sql.ErrTxDone)
+}
 
 // classify gives an error its class, unless it has one.
 func classify(err error) error {

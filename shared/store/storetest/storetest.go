@@ -226,9 +226,14 @@ func (s suite) lists(t *testing.T, q store.Query, want ...string) {
 
 // together runs work n times at once, spread over the drivers.
 func together(drivers []store.Driver, n int, work func(i int, d store.Driver)) {
-	var wait sync.WaitGroup
+	var ready, wait sync.WaitGroup
+	ready.Add(n)
 	for i := range n {
-		wait.Go(func() { work(i, drivers[i%len(drivers)]) })
+		wait.Go(func() {
+			ready.Done()
+			ready.Wait()
+			work(i, drivers[i%len(drivers)])
+		})
 	}
 	wait.Wait()
 }

@@ -96,7 +96,7 @@ func breakDriver(how string) store.Driver {
 			if !pre.Holds(current.Revision) {
 				return 0, fault.Conflict
 			}
-			time.Sleep(time.Millisecond)
+			time.Sleep(3 * time.Millisecond)
 			return table.Put(ctx, doc, store.Any())
 		}
 	case "caches reads":
@@ -257,7 +257,7 @@ func (e *early) Put(ctx context.Context, doc store.Document, pre store.Precondit
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.writes++; e.writes%5 != 0 {
+	if e.writes++; e.writes%50 != 0 {
 		return revision, nil
 	}
 	return revision, e.Update(func(b *store.Batch) error {
