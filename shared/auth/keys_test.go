@@ -178,7 +178,7 @@ func TestIdentityServerThatMisbehaves(t *testing.T) {
 		"answers with null":               text(200, "application/json", "null"),
 		"answers without end":             huge,
 		"redirects for ever":              loop,
-		"redirects to a file":             func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", 302) },
+		"redirects to a file":             func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", http.StatusFound) },
 		"breaks the connection":           func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 		"names a jwks_uri that is a file": document(`{"issuer":"http://127.0.0.1","jwks_uri":"file://HOST"}`),
 		"names a jwks_uri with a user":    document(`{"issuer":"http://127.0.0.1","jwks_uri":"http://u:p@HOST"}`),

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/latchkey-fn/latchkey/providers/stores/memory"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/kms"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
@@ -30,7 +29,7 @@ type surroundings struct {
 
 func newSurroundings(t *testing.T) *surroundings {
 	return &surroundings{
-		driver: storetest.NewFaults(memory.New()), key: kmstest.NewKey(t),
+		driver: storetest.NewFaults(store.NewTable()), key: kmstest.NewKey(t),
 		clock: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC),
 	}
 }
@@ -437,7 +436,7 @@ func TestAStoreThatIsDownIsTransientAndRecovers(t *testing.T) {
 }
 
 func FuzzOpen(f *testing.F) {
-	r := New(Config{Name: "user-keys", Store: store.New(memory.New()), Key: kmstest.NewKey(f)})
+	r := New(Config{Name: "user-keys", Store: store.New(store.NewTable()), Key: kmstest.NewKey(f)})
 	sealed, err := r.Seal(f.Context(), subject, []byte("secret"))
 	if err != nil {
 		f.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"strings"
 	"time"
@@ -62,7 +63,7 @@ type preconditionKind int
 
 const (
 	anyRevision preconditionKind = iota
-	absent
+	mustBeAbsent
 	atRevision
 	before
 )
@@ -71,7 +72,7 @@ const (
 func Any() Precondition { return Precondition{kind: anyRevision} }
 
 // Absent writes only where there is no document.
-func Absent() Precondition { return Precondition{kind: absent} }
+func Absent() Precondition { return Precondition{kind: mustBeAbsent} }
 
 // AtRevision writes only over exactly this revision.
 func AtRevision(n int64) Precondition { return Precondition{kind: atRevision, revision: n} }
@@ -82,25 +83,36 @@ func Before(t time.Time) Precondition {
 	return Precondition{kind: before, revision: t.UnixMicro()}
 }
 
+// Bounds gives the precondition as what a driver can say in one condition: a
+// write may happen over a document whose revision is from least to most (over
+// none where least is more than most), and with absent where there is none.
+func (p Precondition) Bounds() (least, most int64, absent bool) {
+	switch p.kind {
+	case mustBeAbsent:
+		return 1, 0, true
+	case atRevision:
+		return p.revision, p.revision, false
+	case before:
+		return 1, p.revision - 1, true
+	default:
+		return 1, math.MaxInt64, true
+	}
+}
+
 // Holds tells whether a write may happen, given the revision of the document
 // that is there (0: none, or an expired one).
 func (p Precondition) Holds(current int64) bool {
-	switch p.kind {
-	case absent:
-		return current == 0
-	case atRevision:
-		return current != 0 && current == p.revision
-	case before:
-		return current == 0 || current < p.revision
-	default:
-		return true
+	least, most, absent := p.Bounds()
+	if current == 0 {
+		return absent
 	}
+	return least <= current && current <= most
 }
 
 // String names the precondition, for errors and tests.
 func (p Precondition) String() string {
 	switch p.kind {
-	case absent:
+	case mustBeAbsent:
 		return "absent"
 	case atRevision:
 		return fmt.Sprintf("at revision %d", p.revision)

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/latchkey-fn/latchkey/providers/stores/memory"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
@@ -51,7 +50,7 @@ func wantKey(t *testing.T, keys *Keys, want Key) {
 }
 
 func TestCreateNeverReplaces(t *testing.T) {
-	keys, _ := open(t, memory.New())
+	keys, _ := open(t, store.NewTable())
 	if err := keys.Create(t.Context(), user, key(t, 'a')); err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +61,7 @@ func TestCreateNeverReplaces(t *testing.T) {
 }
 
 func TestPutKeepsTheDateOfCreation(t *testing.T) {
-	keys, _ := open(t, memory.New())
+	keys, _ := open(t, store.NewTable())
 	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	keys.now = func() time.Time { return created }
 	if err := keys.Put(t.Context(), user, key(t, 'a')); err != nil {
@@ -80,7 +79,7 @@ func TestPutKeepsTheDateOfCreation(t *testing.T) {
 }
 
 func TestPutsOfManyAllSucceedAndTheLastOneStays(t *testing.T) {
-	driver := memory.New()
+	driver := store.NewTable()
 	const writers = 16
 	var wait sync.WaitGroup
 	for i := range writers {
@@ -100,7 +99,7 @@ func TestPutsOfManyAllSucceedAndTheLastOneStays(t *testing.T) {
 }
 
 func TestDeletingFreesTheUser(t *testing.T) {
-	keys, _ := open(t, memory.New())
+	keys, _ := open(t, store.NewTable())
 	if err := keys.Delete(t.Context(), user); !errors.Is(err, fault.NotFound) {
 		t.Fatalf("%v, want NotFound", err)
 	}
@@ -124,7 +123,7 @@ func TestDeletingFreesTheUser(t *testing.T) {
 }
 
 func TestAnAccessIsNotedOnceAnHourByAllInstancesTogether(t *testing.T) {
-	inner := memory.New()
+	inner := store.NewTable()
 	first, _ := open(t, inner)
 	second, _ := open(t, inner)
 	if err := first.Create(t.Context(), user, key(t, 'a')); err != nil {
@@ -157,7 +156,7 @@ func TestAnAccessIsNotedOnceAnHourByAllInstancesTogether(t *testing.T) {
 }
 
 func TestRotationSealsEveryKeyAnewAndLosesNone(t *testing.T) {
-	keys, ring := open(t, memory.New())
+	keys, ring := open(t, store.NewTable())
 	const users = 30
 	name := func(i int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", i) }
 	for i := range users {
@@ -194,7 +193,7 @@ func TestRotationSealsEveryKeyAnewAndLosesNone(t *testing.T) {
 // Resealing runs while users replace their keys: it must not bring an old key
 // back.
 func TestResealingDoesNotUndoAReplacement(t *testing.T) {
-	driver := memory.New()
+	driver := store.NewTable()
 	keys, ring := open(t, driver)
 	if err := keys.Create(t.Context(), user, key(t, 'a')); err != nil {
 		t.Fatal(err)
@@ -224,7 +223,7 @@ func TestResealingDoesNotUndoAReplacement(t *testing.T) {
 // read, and one that was not acknowledged never replaces it by a creation.
 func TestNoAcknowledgedKeyIsLostUnderFaults(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	driver := storetest.NewFaults(memory.New())
+	driver := storetest.NewFaults(store.NewTable())
 	keys, _ := open(t, driver)
 	var possible []Key // the last acknowledged, and what was tried since
 	for i := range 400 {

@@ -92,7 +92,8 @@ func TestAHandlerSeesTheHeadersAsTheyWereSent(t *testing.T) {
 
 func TestAHandlerSeesAServersRequest(t *testing.T) {
 	ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{AwsRequestID: "lambda-request"})
-	ctx = context.WithValue(ctx, "x-amzn-trace-id", "Root=1-5759e988-bd862e3fe1be46a994272793") //nolint:staticcheck // aws-lambda-go's own key
+	//lint:ignore SA1029 the key is aws-lambda-go's own
+	ctx = context.WithValue(ctx, "x-amzn-trace-id", "Root=1-5759e988-bd862e3fe1be46a994272793")
 	got, _ := serveOne(t, ctx, with(get("/user-keys"), func(e *events.APIGatewayV2HTTPRequest) {
 		e.RawQueryString = "a=1&b=%20x"
 		e.RequestContext.HTTP.SourceIP = "2001:db8::1"
@@ -342,6 +343,7 @@ func TestAPanicIsA500AndToldToNobodyButTheLog(t *testing.T) {
 		"a string":       {func() { panic("the secret key") }, `"panic":"string"`},
 		"an error":       {func() { panic(errors.New("the secret key")) }, `"panic":"*errors.errorString"`},
 		"aborting":       {func() { panic(http.ErrAbortHandler) }, `"panic":"*errors.errorString"`},
+		//lint:ignore SA5000 the panic is the point
 		"the runtime's":  {func() { var m map[string]int; m["the secret key"] = 1 }, "assignment to entry in nil map"},
 		"after a status": {func() { panic(42) }, `"panic":"int"`},
 	} {

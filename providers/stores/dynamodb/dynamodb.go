@@ -105,26 +105,11 @@ func (s *Store) Get(ctx context.Context, collection, id string) (store.Document,
 }
 
 // Put is one PutItem or, for a document with a parent or a look-up value, one
-// TransactWriteItems. AtRevision and Before read the document first; so does,
-// in effect, a write that has to move a document's copies.
+// TransactWriteItems, and a second one only for a write that has to move a
+// document's copies.
 func (s *Store) Put(ctx context.Context, doc store.Document, pre store.Precondition) (int64, error) {
 	write := rand.Text()
-	var condition condition
-	switch pre {
-	case store.Absent():
-		condition = ifAbsent(s.now())
-	case store.Any():
-		condition = ifInPlace(doc, s.now())
-	default:
-		found, err := s.read(ctx, doc.Collection, doc.ID)
-		if err != nil {
-			return 0, err
-		}
-		if !pre.Holds(found.liveRevision(s.now())) {
-			return 0, conflict(found, s.now())
-		}
-		condition = ifUnchanged(found)
-	}
+	condition := ifPermitted(doc, pre, s.now())
 	for wait := newWait(); ; {
 		doc.Revision = store.NextRevision(condition.over.revision(), s.now())
 		failed, found, err := s.commit(ctx, doc, putItems(s.table, doc, write, condition))

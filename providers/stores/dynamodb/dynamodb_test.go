@@ -184,15 +184,15 @@ func TestEachOperationCostsTheFewestCalls(t *testing.T) {
 			doc, err := s.Get(t.Context(), things, "single")
 			put(store.Document{ID: "single"}, store.AtRevision(doc.Revision))
 			return err
-		}, map[string]int{"GetItem": 2, "PutItem": 1}},
+		}, map[string]int{"GetItem": 1, "PutItem": 1}},
 		{"compare and swap that is late", func() error {
 			_, err := s.Put(t.Context(), store.Document{Collection: things, ID: "single"}, store.AtRevision(single))
 			return wantClass(err, fault.Conflict)
-		}, map[string]int{"GetItem": 1}},
+		}, map[string]int{"PutItem": 1}},
 		{"a stamp that is not due", func() error {
 			_, err := s.Put(t.Context(), store.Document{Collection: things, ID: "single"}, store.Before(time.Now().Add(-time.Hour)))
 			return wantClass(err, fault.Conflict)
-		}, map[string]int{"GetItem": 1}},
+		}, map[string]int{"PutItem": 1}},
 		{"list a page", func() error {
 			_, err := s.List(t.Context(), store.Query{Collection: things, Parent: "p", Limit: 1})
 			return err
@@ -526,8 +526,14 @@ func TestAnItemThatIsNotOursIsLost(t *testing.T) {
 			}
 			_, get := s.Get(t.Context(), things, "x")
 			_, list := s.List(t.Context(), store.Query{Collection: things, Parent: "p", Limit: 1})
-			_, put := s.Put(t.Context(), store.Document{Collection: things, ID: "x"}, store.Before(time.Now()))
-			for what, err := range map[string]error{"get": get, "list": list, "put": put, "delete": s.Delete(t.Context(), things, "x", store.Any())} {
+			results := map[string]error{"get": get, "list": list}
+			// minidyn refuses to compare a text with a number, which the service
+			// finds unequal.
+			if !strings.Contains(name, "that is a text") || strings.Contains(name, "body") {
+				_, results["put"] = s.Put(t.Context(), store.Document{Collection: things, ID: "x"}, store.AtRevision(9))
+			}
+			results["delete"] = s.Delete(t.Context(), things, "x", store.Any())
+			for what, err := range results {
 				if wrong := wantClass(err, fault.Lost); wrong != nil {
 					t.Errorf("%s: %v", what, wrong)
 				}

@@ -60,29 +60,29 @@ type condition struct {
 	over *stored
 }
 
-// ifAbsent holds where there is no document, or an expired one of an earlier
-// revision than the one that is written.
-func ifAbsent(now time.Time) condition {
-	return condition{
-		expression: "attribute_not_exists(#pk) OR (#expires <= :now AND #rev < :rev)",
-		values:     item{":now": number(now.Unix())},
-	}
-}
-
-// ifInPlace holds where replacing whatever is there leaves no copies behind and
-// is an increase of the revision.
-func ifInPlace(doc store.Document, now time.Time) condition {
+// ifPermitted holds where the precondition does, and replacing what is there
+// leaves no copies behind and is an increase of the revision.
+func ifPermitted(doc store.Document, pre store.Precondition, now time.Time) condition {
 	c := condition{values: item{":now": number(now.Unix())}}
-	var place []string
-	for name, value := range map[string]string{parentAttr: doc.Parent, lookupAttr: doc.Lookup} {
-		if value == "" {
-			place = append(place, "attribute_not_exists(#"+name+")")
-			continue
-		}
-		place = append(place, "#"+name+" = :"+name)
-		c.values[":"+name] = text(value)
+	var alternatives []string
+	least, most, absent := pre.Bounds()
+	if absent {
+		alternatives = append(alternatives, "attribute_not_exists(#pk)", "(#expires <= :now AND #rev < :rev)")
 	}
-	c.expression = "attribute_not_exists(#pk) OR (#rev < :rev AND (#expires <= :now OR (" + strings.Join(place, " AND ") + ")))"
+	if least <= most {
+		c.values[":least"], c.values[":most"] = number(least), number(most)
+		present := []string{"#rev BETWEEN :least AND :most", "#rev < :rev", "(attribute_not_exists(#expires) OR #expires > :now)"}
+		for name, value := range map[string]string{parentAttr: doc.Parent, lookupAttr: doc.Lookup} {
+			if value == "" {
+				present = append(present, "attribute_not_exists(#"+name+")")
+				continue
+			}
+			present = append(present, "#"+name+" = :"+name)
+			c.values[":"+name] = text(value)
+		}
+		alternatives = append(alternatives, "("+strings.Join(present, " AND ")+")")
+	}
+	c.expression = strings.Join(alternatives, " OR ")
 	return c
 }
 
