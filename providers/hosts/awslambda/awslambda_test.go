@@ -340,9 +340,9 @@ func TestAPanicIsA500AndToldToNobodyButTheLog(t *testing.T) {
 		thrown func()
 		logged string
 	}{
-		"a string":       {func() { panic("the secret key") }, `"panic":"string"`},
-		"an error":       {func() { panic(errors.New("the secret key")) }, `"panic":"*errors.errorString"`},
-		"aborting":       {func() { panic(http.ErrAbortHandler) }, `"panic":"*errors.errorString"`},
+		"a string": {func() { panic("the secret key") }, `"panic":"string"`},
+		"an error": {func() { panic(errors.New("the secret key")) }, `"panic":"*errors.errorString"`},
+		"aborting": {func() { panic(http.ErrAbortHandler) }, `"panic":"*errors.errorString"`},
 		//lint:ignore SA5000 the panic is the point
 		"the runtime's":  {func() { var m map[string]int; m["the secret key"] = 1 }, "assignment to entry in nil map"},
 		"after a status": {func() { panic(42) }, `"panic":"int"`},
