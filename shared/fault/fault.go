@@ -46,18 +46,32 @@ const (
 	Lost Class = "lost"
 )
 
-var all = []Class{NotFound, Conflict, Denied, Unauthenticated, Forbidden, Invalid, Unsupported, Transient, Lost}
-
-// Of gives the class of err: the first that errors.Is finds, Transient for a
-// context that ended, and "" for nil and for an error nobody classified.
+// Of gives the class of err: the outermost, and of those side by side the
+// first, so that whoever wraps an error can say what it is to the caller.
+// Transient for a context that ended; "" for nil and for an error that nobody
+// classified.
 func Of(err error) Class {
-	for _, class := range all {
-		if errors.Is(err, class) {
-			return class
-		}
+	if class, ok := outermost(err); ok {
+		return class
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return Transient
 	}
 	return ""
+}
+
+func outermost(err error) (Class, bool) {
+	switch e := err.(type) { //nolint:errorlint // this is the walk that errors.As would do
+	case Class:
+		return e, true
+	case interface{ Unwrap() error }:
+		return outermost(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			if class, ok := outermost(inner); ok {
+				return class, true
+			}
+		}
+	}
+	return "", false
 }

@@ -93,7 +93,7 @@ func TestAHandlerSeesTheHeadersAsTheyWereSent(t *testing.T) {
 func TestAHandlerSeesAServersRequest(t *testing.T) {
 	ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{AwsRequestID: "lambda-request"})
 	//lint:ignore SA1029 the key is aws-lambda-go's own
-	ctx = context.WithValue(ctx, "x-amzn-trace-id", "Root=1-5759e988-bd862e3fe1be46a994272793")
+	ctx = context.WithValue(ctx, "x-amzn-trace-id", "Root=1-5759e988-bd862e3fe1be46a994272793") //nolint:staticcheck // likewise
 	got, _ := serveOne(t, ctx, with(get("/user-keys"), func(e *events.APIGatewayV2HTTPRequest) {
 		e.RawQueryString = "a=1&b=%20x"
 		e.RequestContext.HTTP.SourceIP = "2001:db8::1"
@@ -344,7 +344,7 @@ func TestAPanicIsA500AndToldToNobodyButTheLog(t *testing.T) {
 		"an error": {func() { panic(errors.New("the secret key")) }, `"panic":"*errors.errorString"`},
 		"aborting": {func() { panic(http.ErrAbortHandler) }, `"panic":"*errors.errorString"`},
 		//lint:ignore SA5000 the panic is the point
-		"the runtime's":  {func() { var m map[string]int; m["the secret key"] = 1 }, "assignment to entry in nil map"},
+		"the runtime's":  {func() { var m map[string]int; m["the secret key"] = 1 }, "assignment to entry in nil map"}, //nolint:staticcheck // likewise
 		"after a status": {func() { panic(42) }, `"panic":"int"`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -97,7 +97,7 @@ func parse(data []byte, add func(store.Document) error) error {
 	p := parser{data: data, Decoder: json.NewDecoder(bytes.NewReader(data))}
 	p.DisallowUnknownFields()
 	if err := p.file(add); err != nil {
-		return fmt.Errorf("%w: line %d (byte %d): %v; put a good copy in its place, or move it away to start empty", fault.Lost, p.line(), p.offset(), err)
+		return fmt.Errorf("%w: line %d (byte %d): %w; put a good copy in its place, or move it away to start empty", fault.Lost, p.line(), p.offset(), err)
 	}
 	return nil
 }
