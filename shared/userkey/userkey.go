@@ -11,9 +11,10 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/cenkalti/backoff/v5"
 
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
@@ -254,19 +255,21 @@ func (k *Keys) write(ctx context.Context, user string, key Key, value stored, pr
 }
 
 // update repeats a read-and-write for as long as somebody else's write comes
-// between the two.
+// between the two, until ctx ends.
 func (k *Keys) update(ctx context.Context, try func() error) error {
-	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = time.Millisecond, 100*time.Millisecond
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		err := try()
-		if !errors.Is(err, fault.Conflict) {
-			return err
+		if err != nil && !errors.Is(err, fault.Conflict) {
+			err = backoff.Permanent(err)
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: others kept writing the same key: %w", fault.Transient, ctx.Err())
-		case <-time.After(wait/2 + rand.N(wait)):
-		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0))
+	if errors.Is(err, fault.Conflict) {
+		return fmt.Errorf("%w: others kept writing the same key: %w", fault.Transient, err)
 	}
+	return err
 }
 
 // noteAccess is best effort: it costs a read nothing but a little time, and

@@ -1,6 +1,7 @@
 package userkey
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -96,6 +97,27 @@ func TestPutsOfManyAllSucceedAndTheLastOneStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantKey(t, keys, key(t, 'z'))
+}
+
+func TestAWriteThatOthersKeepOvertakingIsTransientAndEndsWithItsContext(t *testing.T) {
+	driver := storetest.NewFaults(store.NewTable())
+	keys, _ := open(t, driver)
+	if err := keys.Create(t.Context(), user, key(t, 'a')); err != nil {
+		t.Fatal(err)
+	}
+	for range 10_000 {
+		driver.Inject(storetest.Fault{Method: storetest.Put, Err: fault.Conflict})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := keys.Put(ctx, user, key(t, 'b')); fault.Of(err) != fault.Transient {
+		t.Fatalf("%v, want Transient", err)
+	}
+	if tries := 10_000 - driver.Pending(); tries < 3 {
+		t.Errorf("it was tried %d times", tries)
+	}
+	driver.Reset()
+	wantKey(t, keys, key(t, 'a'))
 }
 
 func TestDeletingFreesTheUser(t *testing.T) {

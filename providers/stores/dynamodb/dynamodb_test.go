@@ -213,8 +213,8 @@ func TestEachOperationCostsTheFewestCalls(t *testing.T) {
 }
 
 func wantClass(err error, want fault.Class) error {
-	if fault.Of(err) != want {
-		return fmt.Errorf("class %q, want %q: %w", fault.Of(err), want, err)
+	if class := fault.Of(err); class != want {
+		return fmt.Errorf("class %s, want %s: %w", string(class), string(want), err)
 	}
 	return nil
 }
