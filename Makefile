@@ -36,6 +36,7 @@ bin/latchkey-pkcs11:
 
 run: ## build and run everything on this machine (ARGS='--store dynamodb …')
 	$(BUILD) -o bin/latchkey ./local/latchkey
+	$(if $(findstring softhsm,$(ARGS)),@$(MAKE) --no-print-directory bin/latchkey-pkcs11)
 	@exec bin/latchkey up $(ARGS)
 
 run-lambda: ## the same with the real Lambda binary under a Lambda runtime

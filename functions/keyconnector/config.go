@@ -3,8 +3,11 @@ package keyconnector
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
@@ -60,12 +63,7 @@ func LoadOperatorConfig(into any, environment map[string]string) error {
 
 // Validate implements config.Validator.
 func (c *Config) Validate() error {
-	faults := []error{c.Store.Validate(), c.Keys.Validate(), c.AWS.Validate(), c.Identity.Validate()}
-	if c.HasPrevious() {
-		if err := c.Previous.Validate(); err != nil {
-			faults = append(faults, fmt.Errorf("the previous key, whose names begin with %sPREVIOUS_: %w", config.Prefix, err))
-		}
-	}
+	faults := []error{c.Store.Validate(), c.Keys.Validate(), c.Previous.ValidatePrevious(), c.AWS.Validate(), c.Identity.Validate()}
 	for i, address := range c.WebVaultOrigins {
 		origin, err := httpx.Origin(address)
 		if err != nil {
@@ -74,8 +72,17 @@ func (c *Config) Validate() error {
 		}
 		c.WebVaultOrigins[i] = origin
 	}
-	if c.PathPrefix = strings.TrimRight(c.PathPrefix, "/"); c.PathPrefix != "" && !strings.HasPrefix(c.PathPrefix, "/") {
-		faults = append(faults, fmt.Errorf("%sPATH_PREFIX=%s: a path begins with a slash", config.Prefix, c.PathPrefix))
+	if c.PathPrefix = strings.TrimRight(c.PathPrefix, "/"); !pathPrefix.MatchString(c.PathPrefix) {
+		faults = append(faults, fmt.Errorf("%sPATH_PREFIX=%s: it is not a path such as /key-connector, of letters, digits and . _ ~ -", config.Prefix, c.PathPrefix))
+	}
+	for i, id := range c.AllowedOrganizations {
+		parsed, err := uuid.Parse(strings.TrimSpace(id))
+		if err != nil {
+			// One that is not understood would lock its members out.
+			faults = append(faults, fmt.Errorf("%sALLOWED_ORGANIZATIONS: %q is not an organisation's id, such as 3f2c2b1f-95b1-4ad5-9a5e-8d7c5f0a7f10", config.Prefix, id))
+			continue
+		}
+		c.AllowedOrganizations[i] = parsed.String()
 	}
 	if c.DataKeyMaxAge < time.Minute {
 		faults = append(faults, fmt.Errorf("%sDATA_KEY_MAX_AGE=%s: less than a minute would ask the KMS at nearly every request", config.Prefix, c.DataKeyMaxAge))
@@ -85,6 +92,8 @@ func (c *Config) Validate() error {
 	}
 	return errors.Join(faults...)
 }
+
+var pathPrefix = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)*$`)
 
 // HasPrevious tells whether there is a previous key.
 func (c *Config) HasPrevious() bool { return c.Previous.Kind != "" }

@@ -83,7 +83,8 @@ func TestWhatCannotWorkIsRefusedByName(t *testing.T) {
 		"LATCHKEY_IDENTITY_URL":                                 "id.example",
 		"LATCHKEY_IDENTITY_KEYS_FILE":                           "/keys.pem", // without an issuer
 		"LATCHKEY_WEB_VAULT_ORIGINS":                            "vault.example.org",
-		"LATCHKEY_PATH_PREFIX":                                  "key-connector",
+		"LATCHKEY_PATH_PREFIX":                                  "/{x",
+		"LATCHKEY_ALLOWED_ORGANIZATIONS":                        "acme",
 		"LATCHKEY_DATA_KEY_MAX_AGE":                             "1s",
 		"LATCHKEY_REQUEST_TIMEOUT":                              "1ms",
 		"LATCHKEY_AWS_ACCESS_KEY_ID":                            "alone",
@@ -110,5 +111,24 @@ func TestWhatCannotWorkIsRefusedByName(t *testing.T) {
 	}
 	if _, _, err := LoadConfig(good); err != nil {
 		t.Errorf("the good settings: %v", err)
+	}
+}
+
+func TestOrganizationsAreTrimmedAndTheOfficialDefaultStoreIsAFile(t *testing.T) {
+	c, _, err := LoadConfig(map[string]string{
+		"keyConnectorSettings__identityServerUri":           "http://identity:5000",
+		"keyConnectorSettings__database__jsonFilePath":      "/data.json",
+		"keyConnectorSettings__rsaKey__provider":            "certificate",
+		"keyConnectorSettings__certificate__filesystemPath": "/bwkc.pfx",
+		"LATCHKEY_ALLOWED_ORGANIZATIONS":                    "3F2C2B1F-95b1-4ad5-9a5e-8d7c5f0a7f10, 8d7c5f0a-95b1-4ad5-9a5e-3f2c2b1f7f10",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Store.Kind != "json" {
+		t.Errorf("the store is %q", c.Store.Kind)
+	}
+	if got := strings.Join(c.AllowedOrganizations, ","); got != "3f2c2b1f-95b1-4ad5-9a5e-8d7c5f0a7f10,8d7c5f0a-95b1-4ad5-9a5e-3f2c2b1f7f10" {
+		t.Errorf("the organisations are %q", got)
 	}
 }

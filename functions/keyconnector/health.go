@@ -68,10 +68,15 @@ func (h *health) look(ctx context.Context) (map[string]string, bool) {
 		return finding, healthy
 	}
 	// Who asks first does not decide for the others by going away.
-	_, _, _ = h.flight.Do("", func() (any, error) {
+	looked := h.flight.DoChan("", func() (any, error) {
 		h.examine(context.WithoutCancel(ctx))
 		return nil, nil
 	})
+	select {
+	case <-looked:
+	case <-ctx.Done():
+		return map[string]string{}, false
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.finding, h.healthy

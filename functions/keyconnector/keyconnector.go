@@ -196,9 +196,11 @@ func (h *handler) user(action string, run operation) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx := r.Context()
 		event := audit.Event{
-			Action: action, Outcome: audit.Allowed,
+			Action: action, Outcome: audit.Failed, Reason: "the request broke off",
 			RequestID: httpx.RequestID(ctx), Address: httpx.ClientAddress(r),
 		}
+		defer func() { h.audit.Record(ctx, event) }()
+
 		var answer any
 		token, err := h.verifier.Authenticate(r, h.policy)
 		if err == nil {
@@ -206,27 +208,26 @@ func (h *handler) user(action string, run operation) http.HandlerFunc {
 			httpx.Note(ctx, slog.String("subject", token.Subject), slog.String("client", token.ClientID))
 			answer, err = run(ctx, token.Subject, r.Body)
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			status, message := h.problem(err, event.Address)
-			event.Outcome, event.Reason = audit.Refused, err.Error()
-			if status >= http.StatusInternalServerError {
-				event.Outcome = audit.Failed
+			event.Reason = err.Error()
+			if status < http.StatusInternalServerError {
+				event.Outcome = audit.Refused
 			}
 			httpx.Note(ctx, slog.String("error", err.Error()))
-			h.audit.Record(ctx, event)
 			if status == http.StatusUnauthorized {
 				w.Header().Set("WWW-Authenticate", "Bearer")
 			}
 			httpx.WriteBitwardenError(w, status, message)
 			return
-		}
-		h.audit.Record(ctx, event)
-		if answer == nil {
+		case answer == nil:
 			w.Header().Set("Cache-Control", "no-store")
 			w.WriteHeader(http.StatusOK)
-			return
+		default:
+			httpx.WriteJSON(w, http.StatusOK, answer)
 		}
-		httpx.WriteJSON(w, http.StatusOK, answer)
+		event.Outcome, event.Reason = audit.Allowed, ""
 	}
 }
 
@@ -301,7 +302,7 @@ func (h *handler) problem(err error, address string) (status int, message string
 	}
 	switch fault.Of(err) {
 	case fault.Unauthenticated:
-		if !h.limiter.Allow(address) {
+		if !auth.Genuine(err) && !h.limiter.Allow(address) {
 			return http.StatusTooManyRequests, "Too many failed requests. Try again later."
 		}
 		return http.StatusUnauthorized, auth.Message(err)

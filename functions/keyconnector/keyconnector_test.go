@@ -85,12 +85,18 @@ func (b *breakable) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func open(t *testing.T, settings map[string]string) *house {
 	t.Helper()
+	return openOver(t, storetest.NewFaults(memory.New()), settings)
+}
+
+// openOver starts another instance over a store.
+func openOver(t *testing.T, driver *storetest.Faults, settings map[string]string) *house {
+	t.Helper()
 	identity, err := devidentity.New(devidentity.Config{Issuer: "http://127.0.0.1"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := &house{
-		driver: storetest.NewFaults(memory.New()), key: kmstest.NewKey(t),
+		driver: driver, key: kmstest.NewKey(t),
 		identity: &breakable{Handler: identity}, logs: &buffer{},
 	}
 	identityServer := httptest.NewServer(h.identity)
@@ -195,6 +201,10 @@ func TestAFaultOfOursIs503AndPasses(t *testing.T) {
 			func(h *house) { h.key.Set(kmstest.Faults{Err: fault.Denied}) },
 			func(h *house) { h.key.Set(kmstest.Faults{}) },
 		},
+		"KMS does not know the key": {
+			func(h *house) { h.key.Set(kmstest.Faults{Err: fault.NotFound, DescribeToo: true}) },
+			func(h *house) { h.key.Set(kmstest.Faults{}) },
+		},
 		"KMS hangs": {
 			func(h *house) { h.key.Set(kmstest.Faults{Hang: true}) },
 			func(h *house) { h.key.Set(kmstest.Faults{}) },
@@ -247,6 +257,22 @@ func TestAFaultOfOursIs503AndPasses(t *testing.T) {
 				t.Errorf("the key came back as %s", got)
 			}
 		})
+	}
+}
+
+// The same for somebody who has a key, in an instance that has just started.
+func TestAReadThatTheKMSFailsIs503AndPasses(t *testing.T) {
+	for _, class := range []fault.Class{fault.Transient, fault.Denied, fault.NotFound, fault.Invalid} {
+		warm := open(t, nil)
+		user, body := uuid.NewString(), `{"key":"`+wire.NewKey()+`"}`
+		warm.want(t, http.MethodPost, warm.Token(t, user), body, http.StatusOK)
+		cold := openOver(t, warm.driver, nil)
+		cold.key.Set(kmstest.Faults{Err: class})
+		cold.want(t, http.MethodGet, cold.Token(t, user), "", http.StatusServiceUnavailable)
+		cold.key.Set(kmstest.Faults{})
+		if got := cold.want(t, http.MethodGet, cold.Token(t, user), "", http.StatusOK); got != body {
+			t.Errorf("after %q the key came back as %s", string(class), got)
+		}
 	}
 }
 
@@ -419,6 +445,9 @@ func TestFailedAuthenticationsOfOneAddressAreLimitedAndValidOnesAreNot(t *testin
 	if limited == 0 {
 		t.Error("60 failures were all answered in full")
 	}
+	// A token of the identity server's own that has expired is no guess: its
+	// holder, perhaps behind the same proxy, has to learn that it has expired.
+	h.want(t, http.MethodGet, h.Token(t, uuid.NewString(), "expires_in", "-600"), "", http.StatusUnauthorized)
 	h.want(t, http.MethodGet, token, "", http.StatusNotFound)
 }
 

@@ -35,7 +35,7 @@ var officialNames = []config.Alias{
 	official("rsaKey__pkcs11Provider", "PKCS11_LIBRARY"),
 	official("rsaKey__pkcs11LibraryPath", "PKCS11_LIBRARY"),
 	official("rsaKey__pkcs11SlotTokenSerialNumber", "PKCS11_TOKEN_SERIAL"),
-	official("rsaKey__pkcs11LoginUserType", "PKCS11_USER_TYPE"),
+	translated("rsaKey__pkcs11LoginUserType", "PKCS11_USER_TYPE", lowerCase),
 	official("rsaKey__pkcs11LoginPin", "PKCS11_PIN"),
 	official("rsaKey__pkcs11PrivateKeyLabel", "PKCS11_KEY_LABEL"),
 	official("rsaKey__pkcs11PrivateKeyId", "PKCS11_KEY_ID"),
@@ -58,6 +58,8 @@ func unavailable(name, what string) config.Alias {
 		return "", fmt.Errorf("this build has no store for %s; use sqlite, json or dynamodb", what)
 	})
 }
+
+func lowerCase(value string) (string, error) { return strings.ToLower(value), nil }
 
 func databaseProvider(value string) (string, error) {
 	switch provider := strings.ToLower(value); provider {

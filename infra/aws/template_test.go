@@ -148,6 +148,15 @@ func TestTheKeySurvivesMistakesAndIsSharedOut(t *testing.T) {
 					t.Errorf("%s: the function may %s", name, action)
 				}
 			}
+			if administers {
+				// KMS asks the key's own policy before it makes an alias of it.
+				for _, action := range []string{"kms:CreateAlias", "kms:UpdateAlias", "kms:DeleteAlias"} {
+					want(t, name+" "+action, slices.Contains(s.actions, action), true)
+				}
+			}
+			if s.sid == "Rotation" {
+				want(t, "who rotates, in the policy of "+name, s.principal, object{"AWS": object{"Ref": "RotationRoleArn"}})
+			}
 			if s.sid == "Function" {
 				want(t, "the function in the policy of "+name, s.principal, object{"AWS": object{"GetAtt": "KeyConnectorRole.Arn"}})
 			}

@@ -6,11 +6,9 @@ package house
 import (
 	"context"
 	"crypto/rsa"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
@@ -77,7 +75,7 @@ func OpenKey(ctx context.Context, c config.Keys, a config.AWS, logger *slog.Logg
 }
 
 func openPKCS11(c config.Keys, logger *slog.Logger) (kms.Unwrapper, error) {
-	id, err := keyID(c.PKCS11KeyID)
+	id, err := c.PKCS11KeyIDBytes()
 	if err != nil {
 		return nil, err
 	}
@@ -95,20 +93,6 @@ func openPKCS11(c config.Keys, logger *slog.Logger) (kms.Unwrapper, error) {
 		KeyLabel: c.PKCS11KeyLabel, KeyID: id, Public: public, OAEP: c.PKCS11OAEPHash,
 		Log: logger,
 	})
-}
-
-// keyID reads a CKA_ID in hex, as pkcs11-tool shows it. A leading zero may be
-// missing, and colons or 0x may be there.
-func keyID(text string) ([]byte, error) {
-	digits := strings.ReplaceAll(strings.TrimPrefix(text, "0x"), ":", "")
-	if len(digits)%2 != 0 {
-		digits = "0" + digits
-	}
-	id, err := hex.DecodeString(digits)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %sPKCS11_KEY_ID=%s is not hex, such as 01a2", fault.Invalid, config.Prefix, text)
-	}
-	return id, nil
 }
 
 func loadAWS(ctx context.Context, a config.AWS) (aws.Config, error) {

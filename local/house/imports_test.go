@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -17,6 +18,23 @@ func TestTheImportRule(t *testing.T) {
 		for _, imported := range p.imports {
 			if reason := forbidden(p.path, imported); reason != "" {
 				t.Errorf("%s imports %s: %s", p.path, imported, reason)
+			}
+		}
+	}
+}
+
+// What knows no cloud and no SQL links none, by whatever way.
+func TestFunctionsAndSharedCodeLinkNoProvidersSDK(t *testing.T) {
+	for _, p := range packages(t) {
+		isFunction := strings.HasPrefix(p.path, "functions/") && strings.Count(p.path, "/") == 1
+		if !isFunction && !strings.HasPrefix(p.path, "shared/") {
+			continue
+		}
+		for _, sdk := range []string{"github.com/aws/", "modernc.org/", "cloud.google.com/", "github.com/Azure/", "github.com/miekg/pkcs11"} {
+			for _, dependency := range p.deps {
+				if strings.HasPrefix(dependency, sdk) {
+					t.Errorf("%s links %s", p.path, dependency)
+				}
 			}
 		}
 	}
@@ -37,12 +55,13 @@ func TestAnAWSMainLinksNoOtherCloud(t *testing.T) {
 
 type goPackage struct {
 	path    string
-	imports []string
+	imports []string // ours
+	deps    []string // all, of others too
 }
 
 func packages(t *testing.T) []goPackage {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.ImportPath}} {{join .Imports \" \"}}", module+"...").Output()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.ImportPath}} {{join .Imports \" \"}} : {{join .Deps \" \"}}", module+"...").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +71,9 @@ func packages(t *testing.T) []goPackage {
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
 		p := goPackage{path: strings.TrimPrefix(fields[0], module)}
-		for _, imported := range fields[1:] {
+		colon := slices.Index(fields, ":")
+		p.deps = fields[colon+1:]
+		for _, imported := range fields[1:colon] {
 			if own, ok := strings.CutPrefix(imported, module); ok {
 				p.imports = append(p.imports, own)
 			}

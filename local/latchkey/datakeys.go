@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
+	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 )
 
@@ -85,18 +84,19 @@ func rotate(ctx context.Context, t *terminal, o *operator, resealOnly bool) erro
 		}
 	}
 	var users []string
+	var faults []error
 	for info, err := range o.users.All(ctx) {
 		if err != nil {
-			return err
+			faults = append(faults, err) // the others are sealed anew all the same
+			continue
 		}
 		users = append(users, info.User)
 	}
 	bar := t.progress(len(users), "sealing users' keys")
 	resealed := 0
-	var faults []error
 	for _, user := range users {
 		changed, err := o.users.Reseal(ctx, user)
-		if err != nil {
+		if err != nil && fault.Of(err) != fault.NotFound { // deleted meanwhile
 			faults = append(faults, fmt.Errorf("user %s: %w", user, err))
 		}
 		if changed {
@@ -150,7 +150,7 @@ settings, run it again with --only and take the old key out.`,
 // progress shows a bar on a terminal, and nothing anywhere else.
 func (t *terminal) progress(total int, what string) *progressbar.ProgressBar {
 	out := io.Discard
-	if f, ok := t.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if isTerminal(t.err) {
 		out = t.err
 	}
 	return progressbar.NewOptions(total, progressbar.OptionSetDescription(what),

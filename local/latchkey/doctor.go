@@ -15,7 +15,9 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
+	"github.com/latchkey-fn/latchkey/shared/kms"
 	"github.com/latchkey-fn/latchkey/shared/store"
+	"github.com/latchkey-fn/latchkey/shared/userkey"
 )
 
 // doctorTimeout bounds each of the doctor's questions.
@@ -28,7 +30,8 @@ func newDoctor(t *terminal) *cobra.Command {
 		Long: `Check the settings against the real services: whether the store takes and gives
 back a document, whether the key wraps and unwraps, whether the identity
 server's keys can be had. Nothing is changed but one probe document in the
-store, which expires after a minute.`,
+store, which expires after a minute; an empty store and a software key are made
+where there are none, as serve does.`,
 		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error { return doctor(c.Context(), t) },
 	}
@@ -60,19 +63,20 @@ func (r *report) add(check, outcome, detail string) {
 		return
 	}
 	mark := map[string]string{outcomeOK: good("ok     "), outcomeWarning: note("warning"), outcomeFailed: bad("FAILED ")}[outcome]
-	fmt.Fprintf(r.t.out, "%s  %-9s %s\n", mark, check, strings.ReplaceAll(detail, "\n", "\n                   "))
+	fmt.Fprintf(r.t.out, "%s  %-12s  %s\n", mark, check, strings.ReplaceAll(detail, "\n", "\n                       "))
 }
 
-// ask runs one check; its error is the finding.
-func (r *report) ask(ctx context.Context, check string, question func(context.Context) (string, error)) {
+// ask runs one check and tells whether it went well; its error is the finding.
+func (r *report) ask(ctx context.Context, check string, question func(context.Context) (string, error)) bool {
 	ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
 	defer cancel()
 	detail, err := question(ctx)
 	if err != nil {
 		r.add(check, outcomeFailed, err.Error()+advice(err))
-		return
+		return false
 	}
 	r.add(check, outcomeOK, detail)
+	return true
 }
 
 // advice says what to do about a class of failure.
@@ -91,7 +95,7 @@ func advice(err error) string {
 
 func doctor(ctx context.Context, t *terminal) error {
 	r := &report{t: t}
-	examine(ctx, r)
+	faults := examine(ctx, r)
 	failed := 0
 	for _, f := range r.findings {
 		if f.Outcome == outcomeFailed {
@@ -99,21 +103,21 @@ func doctor(ctx context.Context, t *terminal) error {
 		}
 	}
 	if t.json {
-		if err := t.printJSON(r.findings); err != nil {
-			return err
-		}
+		faults = errors.Join(faults, t.printJSON(r.findings))
 	}
 	if failed > 0 {
-		return fmt.Errorf("%d of %d checks failed", failed, len(r.findings))
+		return errors.Join(fmt.Errorf("%d of %d checks failed", failed, len(r.findings)), faults)
 	}
-	return nil
+	return faults
 }
 
-func examine(ctx context.Context, r *report) {
+// examine opens each part by itself, so that one that fails does not hide what
+// is wrong with the others.
+func examine(ctx context.Context, r *report) (err error) {
 	settings, warnings, err := keyconnector.LoadConfig(config.Environment())
 	if err != nil {
 		r.add("settings", outcomeFailed, err.Error())
-		return
+		return fmt.Errorf("%w settings: nothing else was checked", fault.Invalid)
 	}
 	r.add("settings", outcomeOK, fmt.Sprintf("store %s, keys %s", settings.Store.Kind, settings.Keys.Kind))
 	for _, w := range warnings {
@@ -121,30 +125,58 @@ func examine(ctx context.Context, r *report) {
 	}
 	warn(r, settings)
 
-	kc, err := house.OpenKeyConnector(ctx, settings, logger(r.t.err))
-	if err != nil {
-		r.add("open", outcomeFailed, err.Error()+advice(err))
-		return
-	}
-	defer func() {
-		if err := kc.Close(); err != nil {
-			r.add("close", outcomeFailed, err.Error())
+	var opened house.Closers
+	defer func() { err = errors.Join(err, opened.Close()) }()
+	log := logger(r.t.err)
+	ring := keyring.Config{Name: userkey.Ring}
+	usable := r.ask(ctx, "store", func(ctx context.Context) (string, error) {
+		driver, err := house.OpenStore(ctx, settings.Store, settings.AWS)
+		if err != nil {
+			return "", err
 		}
-	}()
-	r.ask(ctx, "store", func(ctx context.Context) (string, error) { return probeStore(ctx, kc.Store) })
-	r.ask(ctx, "key", func(ctx context.Context) (string, error) {
-		description, err := kc.Key.Describe(ctx)
-		return description.Ref.String() + ", wraps with " + string(description.Wrap), err
+		opened.Add(driver)
+		ring.Store = store.New(driver)
+		return probeStore(ctx, ring.Store)
 	})
-	r.ask(ctx, "data keys", func(ctx context.Context) (string, error) { return probeRing(ctx, kc.Ring) })
+	openKey := func(check string, c config.Keys) (key kms.Unwrapper) {
+		ok := r.ask(ctx, check, func(ctx context.Context) (string, error) {
+			var err error
+			if key, err = house.OpenKey(ctx, c, settings.AWS, log); err != nil {
+				return "", err
+			}
+			opened.Add(key)
+			description, err := key.Describe(ctx)
+			return description.Ref.String() + ", wraps with " + string(description.Wrap), err
+		})
+		usable = usable && ok
+		return key
+	}
+	ring.Key = openKey("key", settings.Keys)
+	if settings.HasPrevious() {
+		ring.Previous = []kms.Unwrapper{openKey("previous key", settings.Previous)}
+	}
+	if usable { // asking a token again with a PIN that it refused may lock it
+		r.ask(ctx, "data keys", func(ctx context.Context) (string, error) { return probeRing(ctx, keyring.New(ring)) })
+	} else {
+		r.add("data keys", outcomeWarning, "not checked, because store or key failed")
+	}
 	r.ask(ctx, "identity", func(ctx context.Context) (string, error) {
-		return "the keys that tokens are verified with are there", kc.Verifier.Ready(ctx)
+		// Only the verifier is used, which needs neither store nor key.
+		function, err := keyconnector.New(settings, keyconnector.Parts{Logger: log})
+		if err != nil {
+			return "", err
+		}
+		return "the keys that tokens are verified with are there", function.Verifier.Ready(ctx)
 	})
+	return nil
 }
 
 func warn(r *report, c keyconnector.Config) {
 	if c.Store.Kind == config.StoreMemory {
 		r.add("store", outcomeWarning, "memory: every key is gone when the process ends")
+	}
+	if err := existing(c.Store); err != nil && c.Store.Kind != config.StoreMemory {
+		r.add("store", outcomeWarning, err.Error()+" yet; is the path right? An empty store is made now")
 	}
 	if c.Keys.Kind == config.KeysSoftware {
 		r.add("key", outcomeWarning, "software: whoever reads the key file can read every user's key; for development only")
@@ -158,8 +190,7 @@ func warn(r *report, c keyconnector.Config) {
 }
 
 // probeStore writes a document, reads it back, and lets it go.
-func probeStore(ctx context.Context, driver store.Driver) (string, error) {
-	documents := store.New(driver)
+func probeStore(ctx context.Context, documents *store.Store) (string, error) {
 	probe := store.Document{
 		Collection: "user-key-access", ID: "doctor-" + uuid.NewString(),
 		Expires: time.Now().Add(time.Minute), Body: []byte(`{}`),

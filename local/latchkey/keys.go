@@ -11,6 +11,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/latchkey-fn/latchkey/shared/audit"
+	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/userkey"
 )
 
@@ -74,9 +76,9 @@ func showKey(ctx context.Context, t *terminal, o *operator, name string) error {
 	if err != nil {
 		return err
 	}
-	info, err := o.users.Describe(ctx, id)
+	info, err := describe(ctx, o, id)
 	if err != nil {
-		return fmt.Errorf("%s: %w", id, err)
+		return err
 	}
 	last, err := o.users.LastAccess(ctx, id)
 	if err != nil {
@@ -119,9 +121,9 @@ func deleteKey(ctx context.Context, t *terminal, o *operator, name string, yes b
 	if err != nil {
 		return err
 	}
-	info, err := o.users.Describe(ctx, id)
+	info, err := describe(ctx, o, id)
 	if err != nil {
-		return fmt.Errorf("%s: %w", id, err)
+		return err
 	}
 	if !yes {
 		last, err := o.users.LastAccess(ctx, id)
@@ -130,12 +132,17 @@ func deleteKey(ctx context.Context, t *terminal, o *operator, name string, yes b
 		}
 		fmt.Fprintf(t.err, "The key of user %s was made %s and last read %s.\n", id, date(info.Created), date(last))
 		fmt.Fprintf(t.err, "%s If this user has a vault, it becomes unreadable.\n", bad("Deleting it cannot be undone."))
-		if !t.confirm("Type the user's id to delete the key: ", id) {
+		if !t.confirm(ctx, "Type the user's id to delete the key: ", id) {
 			return errDeclined
 		}
 	}
-	err = o.users.Delete(ctx, id)
+	// Said before it is done, so that being killed in between leaves a trace.
+	o.audit.Record(ctx, audit.Event{Action: "user-key.delete", Actor: o.name, Subject: id, Outcome: audit.Attempted})
+	err = o.users.Delete(ctx, info)
 	o.record(ctx, "user-key.delete", id, err)
+	if fault.Of(err) == fault.Conflict {
+		return fmt.Errorf("the key of user %s was written since it was shown, and is still there: %w", id, err)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", id, err)
 	}
@@ -146,11 +153,37 @@ func deleteKey(ctx context.Context, t *terminal, o *operator, name string, yes b
 	return nil
 }
 
-// confirm asks for a word; anything else, and no terminal, is no.
-func (t *terminal) confirm(question, want string) bool {
+// describe finds a user's key, or says that there is none.
+func describe(ctx context.Context, o *operator, id string) (userkey.Info, error) {
+	info, err := o.users.Describe(ctx, id)
+	if fault.Of(err) == fault.NotFound {
+		return info, fmt.Errorf("%w for user %s", errNoKey, id)
+	}
+	if err != nil {
+		return info, fmt.Errorf("%s: %w", id, err)
+	}
+	return info, nil
+}
+
+// confirm asks for a word; anything else, the end of the input, and a signal to
+// stop are no.
+func (t *terminal) confirm(ctx context.Context, question, want string) bool {
 	fmt.Fprint(t.err, question)
-	answer, err := bufio.NewReader(t.in).ReadString('\n')
-	return err == nil && strings.TrimSpace(answer) == want
+	typed := make(chan bool, 1)
+	go func() {
+		answer, err := bufio.NewReader(t.in).ReadString('\n')
+		typed <- err == nil && strings.TrimSpace(answer) == want
+	}()
+	select {
+	case yes := <-typed:
+		if !isTerminal(t.in) { // where nobody typed the end of the line
+			fmt.Fprintln(t.err)
+		}
+		return yes
+	case <-ctx.Done():
+		fmt.Fprintln(t.err)
+		return false
+	}
 }
 
 // userID brings an id into the form it is stored in.

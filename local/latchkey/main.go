@@ -24,29 +24,43 @@ const (
 var (
 	errUsage    = errors.New("usage")
 	errDeclined = errors.New("nothing was done")
+	errNoKey    = errors.New("there is no key")
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	root := newRoot()
+	context.AfterFunc(ctx, stop) // a second signal does not wait for the first
+	os.Exit(execute(ctx, &terminal{out: os.Stdout, err: os.Stderr, in: os.Stdin}, os.Args[1:]))
+}
+
+// execute runs one command and gives its exit code.
+func execute(ctx context.Context, t *terminal, args []string) int {
+	root := newRoot(t)
+	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
-		return
+		return 0
 	}
-	fmt.Fprintln(os.Stderr, "latchkey:", err)
-	stop()
-	os.Exit(exitCode(err))
+	fmt.Fprintln(t.err, "latchkey:", err)
+	if !t.ran {
+		return exitUsage
+	}
+	return exitCode(err)
 }
 
 func exitCode(err error) int {
 	switch {
 	case errors.Is(err, errDeclined):
 		return exitDeclined
-	case errors.Is(err, errUsage), fault.Of(err) == fault.Invalid:
-		return exitUsage
-	case fault.Of(err) == fault.NotFound:
+	case errors.Is(err, errNoKey):
 		return exitNotFound
+	case errors.Is(err, errUsage):
+		return exitUsage
+	}
+	switch fault.Of(err) {
+	// What is not found, but for a user's key, is what a setting names.
+	case fault.Invalid, fault.NotFound:
+		return exitUsage
 	default:
 		return exitFailed
 	}

@@ -3,12 +3,16 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"os/user"
 
 	"github.com/latchkey-fn/latchkey/functions/keyconnector"
 	"github.com/latchkey-fn/latchkey/local/house"
 	"github.com/latchkey-fn/latchkey/shared/audit"
 	"github.com/latchkey-fn/latchkey/shared/config"
+	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/kms"
 	"github.com/latchkey-fn/latchkey/shared/store"
@@ -36,13 +40,14 @@ func (s *storeSettings) Validate() error { return errors.Join(s.Store.Validate()
 
 // keySettings are those of a command that unwraps data keys.
 type keySettings struct {
-	storeSettings
+	Store    config.Store
+	AWS      config.AWS
 	Keys     config.Keys
 	Previous config.Keys `envPrefix:"PREVIOUS_"`
 }
 
 func (s *keySettings) Validate() error {
-	return errors.Join(s.storeSettings.Validate(), s.Keys.Validate())
+	return errors.Join(s.Store.Validate(), s.AWS.Validate(), s.Keys.Validate(), s.Previous.ValidatePrevious())
 }
 
 func openStoreOnly(ctx context.Context, t *terminal) (*operator, error) {
@@ -50,7 +55,7 @@ func openStoreOnly(ctx context.Context, t *terminal) (*operator, error) {
 	if err := keyconnector.LoadOperatorConfig(&s, config.Environment()); err != nil {
 		return nil, err
 	}
-	return openOperator(ctx, t, keySettings{storeSettings: s})
+	return openOperator(ctx, t, keySettings{Store: s.Store, AWS: s.AWS})
 }
 
 func openWithKeys(ctx context.Context, t *terminal) (*operator, error) {
@@ -62,11 +67,14 @@ func openWithKeys(ctx context.Context, t *terminal) (*operator, error) {
 }
 
 // openOperator opens the store, and the keys where the settings have any.
-func openOperator(ctx context.Context, t *terminal, s keySettings) (o *operator, err error) {
+func openOperator(ctx context.Context, t *terminal, s keySettings) (_ *operator, err error) {
+	if err := existing(s.Store); err != nil {
+		return nil, err
+	}
 	// Audit events are JSON lines like the server's, beside the command's own
 	// output: on the error stream.
 	log := logger(t.err)
-	o = &operator{audit: audit.New(log), name: "operator:unknown"}
+	o := &operator{audit: audit.New(log), name: "operator:unknown"}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.Close())
@@ -98,6 +106,27 @@ func openOperator(ctx context.Context, t *terminal, s keySettings) (o *operator,
 	o.ring = keyring.New(ring)
 	o.users = userkey.New(ring.Store, o.ring, log)
 	return o, nil
+}
+
+// existing refuses a store that is not there. Opening would make an empty one,
+// and to a misspelt path the answer would be that nobody has a key.
+func existing(s config.Store) error {
+	var path string
+	switch s.Kind {
+	case config.StoreMemory:
+		return fmt.Errorf("%w: %sSTORE=memory: only the server itself sees what is in its memory", fault.Invalid, config.Prefix)
+	case config.StoreSQLite:
+		path = s.SQLitePath
+	case config.StoreJSON:
+		path = s.JSONPath
+	default:
+		return nil
+	}
+	// Any other trouble with the file is told by whoever opens it.
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %sSTORE=%s: there is no file %s", fault.Invalid, config.Prefix, s.Kind, path)
+	}
+	return nil
 }
 
 // record leaves the audit event of something an operator did.

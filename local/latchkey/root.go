@@ -10,6 +10,7 @@ import (
 
 	"github.com/fatih/color"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/latchkey-fn/latchkey/shared/buildinfo"
 )
@@ -19,10 +20,10 @@ type terminal struct {
 	out, err io.Writer
 	in       io.Reader
 	json     bool
+	ran      bool // a command was found, and its flags and arguments are right
 }
 
-func newRoot() *cobra.Command {
-	t := &terminal{out: os.Stdout, err: os.Stderr, in: os.Stdin}
+func newRoot(t *terminal) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "latchkey",
 		Short: "Key Connector for Bitwarden and Vaultwarden, under your own KMS or HSM key",
@@ -32,17 +33,27 @@ Settings come from the environment: LATCHKEY_… (docs/operations.md lists them)
 and, for Key Connector, the official keyConnectorSettings__… names.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 not found,
-4 declined at the question.`,
+4 declined at the question. With NO_COLOR set, nothing is coloured.`,
 		Version:       buildinfo.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+
+		PersistentPreRun: func(*cobra.Command, []string) { t.ran = true },
 	}
+	root.SetOut(t.out)
+	root.SetErr(t.err)
 	root.PersistentFlags().BoolVar(&t.json, "json", false, "print JSON instead of text")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w: %w (see %s --help)", errUsage, err, c.CommandPath())
 	})
 	root.AddCommand(newUp(t), newServe(t), newKeys(t), newDataKeys(t), newDoctor(t))
 	return root
+}
+
+// isTerminal tells whether somebody sits at a stream.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // noArguments and oneArgument refuse with the exit code of wrong usage.

@@ -36,18 +36,20 @@ put a reverse proxy in front.`,
   LATCHKEY_KEYS=awskms LATCHKEY_AWSKMS_KEY_ID=alias/latchkey \
   LATCHKEY_IDENTITY_URL=https://vault.example.org/identity \
   LATCHKEY_WEB_VAULT_ORIGINS=https://vault.example.org \
-  latchkey serve --listen 0.0.0.0:5000`,
+  latchkey serve --listen 127.0.0.1:5000`,
 		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), t, f) },
 	}
 	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:5000", "address and port; port 0 chooses a free one")
 	c.Flags().StringVar(&f.tlsCert, "tls-cert", "", "file with the certificate chain in PEM, for https")
 	c.Flags().StringVar(&f.tlsKey, "tls-key", "", "file with the certificate's private key in PEM")
-	c.MarkFlagsRequiredTogether("tls-cert", "tls-key")
 	return c
 }
 
 func serve(ctx context.Context, t *terminal, f serveFlags) (err error) {
+	if (f.tlsCert == "") != (f.tlsKey == "") {
+		return fmt.Errorf("%w: --tls-cert and --tls-key go together", errUsage)
+	}
 	log := logger(t.out)
 	settings, err := loadSettings(ctx, log)
 	if err != nil {

@@ -146,6 +146,10 @@ func (f upFlags) withDefaults() (upFlags, error) {
 // asked for.
 func upListener(ctx context.Context, asked string) (net.Listener, error) {
 	if asked != "" {
+		host, _, err := net.SplitHostPort(asked)
+		if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return nil, fmt.Errorf("%w: --listen %s: up gives anybody a token for any user, so it listens on 127.0.0.1 or [::1] only", errUsage, asked)
+		}
 		return listen(ctx, serveFlags{listen: asked})
 	}
 	listener, err := listen(ctx, serveFlags{listen: "127.0.0.1:8600"})
@@ -260,6 +264,9 @@ func (f upFlags) handler(ctx context.Context, t *terminal, parts *house.Closers,
 		return nil, err
 	}
 	parts.Add(kc)
+	if err := kc.Ring.Check(ctx); err != nil {
+		return nil, fmt.Errorf("%s was made with another --keys, or is damaged; give another --data, or the same --keys: %w", f.data, err)
+	}
 	return kc, nil
 }
 
@@ -291,13 +298,13 @@ Try, in another terminal:
   TOKEN=$(curl -s -d user=%s %s%s/connect/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
 
   # store the user's key, once: the second time is a 400
-  curl -i -H "Authorization: Bearer $TOKEN" -d '{"key":"%s"}' %s/user-keys
+  curl -i -w '\n' -H "Authorization: Bearer $TOKEN" -d '{"key":"%s"}' %s/user-keys
 
   # read it
-  curl -i -H "Authorization: Bearer $TOKEN" %s/user-keys
+  curl -i -w '\n' -H "Authorization: Bearer $TOKEN" %s/user-keys
 
   # is everything well?
-  curl -s %s/health
+  curl -s -w '\n' %s/health
 `, bold("Latchkey is up"), how, f.store, f.keys, note("For development only: anybody who reaches it gets a token for any user."),
 		address, base, identityPrefix, f.data,
 		uuid.NewString(), base, identityPrefix,
@@ -307,7 +314,7 @@ Try, in another terminal:
 		return err
 	}
 	if path := environment["LATCHKEY_SQLITE_PATH"]; path != "" {
-		_, err = fmt.Fprintf(t.out, "\n  # who has a key?\n  LATCHKEY_STORE=sqlite LATCHKEY_SQLITE_PATH=%s %s keys list\n", path, os.Args[0])
+		_, err = fmt.Fprintf(t.out, "\n  # who has a key?\n  LATCHKEY_STORE=sqlite LATCHKEY_SQLITE_PATH='%s' %s keys list\n", path, os.Args[0])
 	}
 	fmt.Fprintf(t.out, "\nCtrl-C ends it.\n")
 	return err

@@ -10,16 +10,16 @@ import (
 )
 
 // Cache is the folder that install fills: a Python environment in venv/, npm
-// packages in npm/. It is $LATCHKEY_CACHE, or latchkey in the user's cache.
+// packages in npm/. It is $LATCHKEY_CACHE, or latchkey in $XDG_CACHE_HOME or
+// ~/.cache, on every system, as in install and the Makefile.
 func Cache() string {
 	if dir := os.Getenv("LATCHKEY_CACHE"); dir != "" {
 		return dir
 	}
-	base, err := os.UserCacheDir()
-	if err != nil {
-		base = os.TempDir()
+	if dir := os.Getenv("XDG_CACHE_HOME"); dir != "" {
+		return filepath.Join(dir, "latchkey")
 	}
-	return filepath.Join(base, "latchkey")
+	return filepath.Join(os.Getenv("HOME"), ".cache", "latchkey")
 }
 
 // Tool gives the path of an executable, from the cache folder or PATH. Without

@@ -10,9 +10,10 @@ import (
 
 // Outcomes of an event.
 const (
-	Allowed = "allowed" // it was done
-	Refused = "refused" // the caller may not
-	Failed  = "failed"  // it could not be done; the fault is ours
+	Attempted = "attempted" // it begins; another event follows
+	Allowed   = "allowed"   // it was done
+	Refused   = "refused"   // the fault is the caller's: no right, no key yet, a bad request
+	Failed    = "failed"    // it could not be done; the fault is ours
 )
 
 // Event is one access, or the attempt of one.
@@ -24,7 +25,7 @@ type Event struct {
 	Actor string
 	// Subject is the id of whose key it is.
 	Subject string
-	// Outcome is Allowed, Refused or Failed.
+	// Outcome is one of those above.
 	Outcome string
 	// Reason says why it was not allowed.
 	Reason string

@@ -79,6 +79,7 @@ type Config struct {
 type Verifier struct {
 	keys       *keyCache
 	algorithms map[string]algorithm
+	discovers  bool // the issuer is whatever the identity server says
 	skew       time.Duration
 	now        func() time.Time
 }
@@ -112,6 +113,7 @@ func New(c Config) (*Verifier, error) {
 			onDemand:     rate.NewLimiter(rate.Every(onDemandEvery), 1),
 		},
 		algorithms: accepted,
+		discovers:  c.Issuer == "",
 		skew:       c.ClockSkew,
 		now:        c.Now,
 	}, nil
@@ -190,6 +192,12 @@ func (v *Verifier) Verify(ctx context.Context, raw string, p Policy) (Token, err
 	claims, err := parseClaims(signed.payload)
 	if err != nil {
 		return Token{}, err
+	}
+	if v.discovers && text(claims.Issuer) != set.issuer {
+		// The identity server may have got another name since.
+		if set, err = v.keys.newerThan(ctx, set); err != nil {
+			return Token{}, fmt.Errorf("verify token: %w", err)
+		}
 	}
 	token, err := claims.check(set.issuer, v.now(), v.skew)
 	if err != nil {

@@ -18,6 +18,10 @@ import (
 const (
 	// onDemandEvery is how often tokens of unknown keys can make us fetch.
 	onDemandEvery = 10 * time.Second
+	// justLoaded is how young keys are that a token's not being among them says
+	// it is not valid. Older ones may have been overtaken by a new key; then
+	// only another fetch can tell.
+	justLoaded = time.Second
 	// byAgeEvery is how often a fetch because of age is tried.
 	byAgeEvery = time.Minute
 	// failureLasts is how long a fetch that failed answers for those after it
@@ -100,7 +104,7 @@ func (c *keyCache) newerThan(ctx context.Context, tried *keySet) (*keySet, error
 		if c.onDemand.AllowN(now, 1) {
 			return c.fetch(ctx)
 		}
-		if now.Sub(held.loaded) < onDemandEvery {
+		if now.Sub(held.loaded) < justLoaded {
 			return tried, nil
 		}
 		return nil, fmt.Errorf("%w: the key of a token is not known, and the identity server's keys could not be fetched again", fault.Transient)

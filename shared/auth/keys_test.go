@@ -475,16 +475,29 @@ func TestKeySetUnderAnotherName(t *testing.T) {
 	}
 	const path = "/.well-known/openid-configuration/jwks"
 
-	t.Run("it is asked there", func(t *testing.T) {
-		server.breakWith(naming(other.URL + path))
-		before := server.asked.Load()
+	t.Run("the configured one goes before it", func(t *testing.T) {
+		stranger := newIdentity(t, devidentity.Config{})
+		server.breakWith(naming(stranger.http.URL + path))
+		before := stranger.asked.Load()
 		_, err := server.verifier(t).Verify(t.Context(), raw, keyConnector)
 		expect(t, err, "", raw)
-		if asked := server.asked.Load() - before; asked != 1 {
-			t.Errorf("the configured server was asked %d times, not for the document alone", asked)
+		if asked := stranger.asked.Load() - before; asked != 0 {
+			t.Errorf("what answers under the published name was asked %d times", asked)
 		}
 	})
-	t.Run("where that cannot be reached, under the configured one", func(t *testing.T) {
+	t.Run("it is asked where the configured one has no keys", func(t *testing.T) {
+		published := naming(other.URL + path)
+		server.breakWith(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/jwks") {
+				http.NotFound(w, r)
+				return
+			}
+			published(w, r)
+		})
+		_, err := server.verifier(t).Verify(t.Context(), raw, keyConnector)
+		expect(t, err, "", raw)
+	})
+	t.Run("it need not be reachable", func(t *testing.T) {
 		server.breakWith(naming("http://public.invalid" + path))
 		_, err := server.verifier(t).Verify(t.Context(), raw, keyConnector)
 		expect(t, err, "", raw)
@@ -510,6 +523,26 @@ func TestKeySetUnderAnotherName(t *testing.T) {
 		_, err := v.Verify(t.Context(), raw, keyConnector)
 		expect(t, err, "", raw)
 	})
+}
+
+// The domain of an identity server may change while its key stays; its users
+// must not be logged out until the old name has aged.
+func TestAnIssuerThatChangedIsLearnedAtOnce(t *testing.T) {
+	server := newIdentity(t, devidentity.Config{})
+	v := server.verifier(t)
+	raw := server.mint(t, devidentity.Claims{})
+	_, err := v.Verify(t.Context(), raw, keyConnector)
+	expect(t, err, "", raw)
+
+	keys := httptest.NewServer(server.Server)
+	defer keys.Close()
+	server.breakWith(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"issuer":"https://new.example","jwks_uri":"%s/.well-known/openid-configuration/jwks"}`, keys.URL)
+	})
+	server.clock.advance(time.Minute)
+	renamed := server.mint(t, devidentity.Claims{Set: map[string]any{"iss": "https://new.example"}})
+	_, err = v.Verify(t.Context(), renamed, keyConnector)
+	expect(t, err, "", renamed)
 }
 
 func TestIssuerCanBeGiven(t *testing.T) {

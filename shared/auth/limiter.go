@@ -13,8 +13,9 @@ const maxAddresses = 10_000
 
 // Limiter counts failed authentications by client address, in this process.
 //
-// It never stands in the way of a valid token, so that nobody is locked out by
-// others behind the same address; it is asked after a failure, and decides only
+// It never stands in the way of a valid token, nor (see Genuine) hides from an
+// expired one that it has expired, so that nobody is locked out by others behind
+// the same address or reverse proxy; it is asked after a failure, and decides only
 // whether the answer says what failed (401) or no more than 429. It takes no
 // work off the verifier: it keeps those who try from learning anything.
 type Limiter struct {

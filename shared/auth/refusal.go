@@ -12,6 +12,8 @@ type refusal struct {
 	class   fault.Class
 	reason  string
 	message string
+	// genuine: the identity server did sign the token.
+	genuine bool
 }
 
 func (r *refusal) Error() string { return r.class.Error() + ": " + r.reason }
@@ -19,11 +21,24 @@ func (r *refusal) Error() string { return r.class.Error() + ": " + r.reason }
 func (r *refusal) Unwrap() error { return r.class }
 
 func refuse(reason string) error {
-	return &refusal{fault.Unauthenticated, "access token: " + reason, "The access token is not valid."}
+	return &refusal{class: fault.Unauthenticated, reason: "access token: " + reason, message: "The access token is not valid."}
+}
+
+// refuseGenuine is for a token that the identity server signed.
+func refuseGenuine(reason string) error {
+	return &refusal{class: fault.Unauthenticated, reason: "access token: " + reason, message: "The access token is not valid.", genuine: true}
 }
 
 func forbid(reason string) error {
-	return &refusal{fault.Forbidden, "access token: " + reason, "The access token does not allow this."}
+	return &refusal{class: fault.Forbidden, reason: "access token: " + reason, message: "The access token does not allow this.", genuine: true}
+}
+
+// Genuine tells whether the token that was refused is one of the identity
+// server's, which nobody can make up: it has expired, say. Its holder has to be
+// told so, to get another.
+func Genuine(err error) bool {
+	r, ok := errors.AsType[*refusal](err)
+	return ok && r.genuine
 }
 
 // Message is what a client may be told of an error of this package.

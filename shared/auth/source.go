@@ -32,9 +32,8 @@ const (
 	discoveryPath = "/.well-known/openid-configuration"
 	// ownJWKSPath is where Bitwarden's identity server keeps its keys.
 	ownJWKSPath = discoveryPath + "/jwks"
-	// foreignTimeout leaves time to ask under the configured URL after an
-	// address that only the outside can reach.
-	foreignTimeout = 2 * time.Second
+	// ownTimeout leaves time to follow the jwks_uri to another host.
+	ownTimeout = 2 * time.Second
 )
 
 // source is where key sets come from. Its errors have no class: keyCache makes
@@ -52,11 +51,12 @@ var (
 // discovery reads the keys by way of OpenID Connect Discovery 1.0. The issuer
 // need not be the URL, unlike there: Bitwarden strips the port from it.
 //
-// The document is trusted as far as the configured URL is, so its jwks_uri is
-// followed to another host as well: an identity server behind a proxy gives the
-// public name. Where that does not answer (the public name cannot be reached
-// from here), the keys are asked for under the configured URL. Neither a
-// jwks_uri nor a redirect may go from https to http.
+// An identity server behind a proxy publishes a jwks_uri with its public name,
+// and Bitwarden's leaves out the port, so that something else may answer there.
+// Where the jwks_uri is not of the configured host, the keys are therefore asked
+// for under the configured URL first, at Bitwarden's own path, and at the
+// jwks_uri only where that gives none; it is trusted as far as the document is.
+// Neither a jwks_uri nor a redirect may go from https to http.
 type discovery struct {
 	base   *url.URL
 	issuer string
@@ -125,15 +125,15 @@ func (d *discovery) keys(ctx context.Context, published *url.URL) ([]key, error)
 	if published.Host == d.base.Host {
 		return d.keysAt(ctx, published)
 	}
-	foreign, cancel := context.WithTimeout(ctx, foreignTimeout)
+	own, cancel := context.WithTimeout(ctx, ownTimeout)
 	defer cancel()
-	keys, err := d.keysAt(foreign, published)
-	if err == nil {
+	keys, ownErr := d.keysAt(own, d.base.JoinPath(ownJWKSPath))
+	if ownErr == nil {
 		return keys, nil
 	}
-	keys, ownErr := d.keysAt(ctx, d.base.JoinPath(ownJWKSPath))
-	if ownErr != nil {
-		return nil, errors.Join(err, ownErr)
+	keys, err := d.keysAt(ctx, published)
+	if err != nil {
+		return nil, errors.Join(ownErr, err)
 	}
 	return keys, nil
 }

@@ -107,22 +107,22 @@ func parseClaims(payload []byte) (claims, error) {
 // not before - skew <= now < expiry + skew.
 func (c claims) check(issuer string, now time.Time, skew time.Duration) (Token, error) {
 	if text(c.Issuer) != issuer {
-		return Token{}, refuse(fmt.Sprintf("its issuer is %.100q, not %q", text(c.Issuer), issuer))
+		return Token{}, refuseGenuine(fmt.Sprintf("its issuer is %.100q, not %q", text(c.Issuer), issuer))
 	}
 	expiry, ok := date(c.Expiry)
 	if !ok {
-		return Token{}, refuse("it has no date of expiry")
+		return Token{}, refuseGenuine("it has no date of expiry")
 	}
 	if !now.Before(expiry.Add(skew)) {
-		return Token{}, refuse(fmt.Sprintf("it expired at %s", expiry.UTC().Format(time.RFC3339)))
+		return Token{}, refuseGenuine(fmt.Sprintf("it expired at %s", expiry.UTC().Format(time.RFC3339)))
 	}
 	if c.NotBefore != nil {
 		begin, ok := date(c.NotBefore)
 		if !ok {
-			return Token{}, refuse("its first date of validity cannot be read")
+			return Token{}, refuseGenuine("its first date of validity cannot be read")
 		}
 		if now.Before(begin.Add(-skew)) {
-			return Token{}, refuse(fmt.Sprintf("it is not valid before %s; our clock says %s",
+			return Token{}, refuseGenuine(fmt.Sprintf("it is not valid before %s; our clock says %s",
 				begin.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caarlos0/env/v11"
 
@@ -79,7 +80,7 @@ type Validator interface{ Validate() error }
 // Load fills the struct that into points to. Warnings name settings that
 // nothing reads, which are most often misspelt.
 func Load(into any, from Source) (warnings []string, err error) {
-	values, faults := gather(from)
+	given, values, faults := gather(from)
 	fields := fieldsOf(reflect.TypeOf(into).Elem(), Prefix)
 	faults = append(faults, readSecretFiles(values, fields)...)
 
@@ -88,73 +89,85 @@ func Load(into any, from Source) (warnings []string, err error) {
 	switch {
 	case errors.As(err, &parse):
 		for _, e := range parse.Errors {
-			faults = append(faults, nameField(e, fields))
+			faults = append(faults, nameField(e, values, fields))
 		}
 	case err != nil:
 		faults = append(faults, err)
 	}
-	if v, ok := into.(Validator); ok && len(faults) == 0 {
+	if v, ok := into.(Validator); ok {
 		faults = append(faults, v.Validate())
 	}
+	// A name that nothing reads is most wanted where another is missing.
+	warnings = unread(from, given, values, fields)
 	if joined := errors.Join(faults...); joined != nil {
-		return nil, fmt.Errorf("%w configuration:\n%w", fault.Invalid, joined)
+		return warnings, fmt.Errorf("%w configuration:\n%w", fault.Invalid, joined)
 	}
-	return unread(from, values, fields), nil
+	return warnings, nil
 }
 
-// gather brings document, aliases and environment together under our names.
-func gather(from Source) (map[string]string, []error) {
-	var faults []error
-	given := map[string]string{}
+// gather brings document, aliases and environment together: the names that were
+// given, and the values under our names.
+func gather(from Source) (given []string, values map[string]string, faults []error) {
+	var document map[string]string
 	if path := from.Environment[documentVariable]; path != "" {
-		document, err := readDocument(path)
-		if err != nil {
+		var err error
+		if document, err = readDocument(path); err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", documentVariable, err))
 		}
-		maps.Copy(given, document)
-	}
-	maps.Copy(given, from.Environment)
-
-	values := map[string]string{}
-	setBy := map[string]string{}
-	set := func(name, value, by string) {
-		if other, ok := setBy[name]; ok && values[name] != value {
-			faults = append(faults, fmt.Errorf("%s and %s contradict each other: give one of them", other, by))
-			return
-		}
-		values[name], setBy[name] = value, by
 	}
 	aliases := map[string]Alias{}
 	for _, a := range from.Aliases {
 		aliases[strings.ToLower(a.Name)] = a
 	}
-	for _, name := range slices.Sorted(maps.Keys(given)) {
-		value := given[name]
-		if strings.HasPrefix(name, Prefix) {
-			set(name, value, name)
-			continue
-		}
-		lower, suffix := strings.ToLower(name), ""
-		if base, ok := strings.CutSuffix(lower, strings.ToLower(fileSuffix)); ok {
-			if _, isAlias := aliases[base]; isAlias {
-				lower, suffix = base, fileSuffix
+	values = map[string]string{}
+	for _, source := range []map[string]string{document, from.Environment} {
+		translated, sourceFaults := translate(source, aliases)
+		faults = append(faults, sourceFaults...)
+		maps.Copy(values, translated)
+		for name, value := range source {
+			if value != "" { // example files are full of empty settings
+				given = append(given, name)
 			}
 		}
-		alias, ok := aliases[lower]
-		if !ok || value == "" {
-			continue
-		}
-		if alias.Value != nil && suffix == "" {
-			translated, err := alias.Value(value)
-			if err != nil {
-				faults = append(faults, fmt.Errorf("%s: %w", name, err))
+	}
+	return given, values, faults
+}
+
+// translate gives the settings of one source under our names.
+func translate(source map[string]string, aliases map[string]Alias) (map[string]string, []error) {
+	var faults []error
+	values, setBy := map[string]string{}, map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(source)) {
+		value, to := source[name], name
+		if !strings.HasPrefix(name, Prefix) {
+			lower, suffix := strings.ToLower(name), ""
+			if base, ok := strings.CutSuffix(lower, strings.ToLower(fileSuffix)); ok {
+				if _, isAlias := aliases[base]; isAlias {
+					lower, suffix = base, fileSuffix
+				}
+			}
+			alias, ok := aliases[lower]
+			if !ok || value == "" {
 				continue
 			}
-			value = translated
+			if alias.Value != nil && suffix == "" {
+				translated, err := alias.Value(value)
+				if err != nil {
+					faults = append(faults, fmt.Errorf("%s: %w", name, err))
+					continue
+				}
+				value = translated
+			}
+			if alias.To == "" {
+				continue
+			}
+			to = Prefix + alias.To + suffix
 		}
-		if alias.To != "" {
-			set(Prefix+alias.To+suffix, value, name)
+		if other, ok := setBy[to]; ok && values[to] != value {
+			faults = append(faults, fmt.Errorf("%s and %s contradict each other: give one of them", other, name))
+			continue
 		}
+		values[to], setBy[to] = value, name
 	}
 	return values, faults
 }
@@ -241,28 +254,39 @@ func fieldsOf(t reflect.Type, prefix string) []field {
 		case tagged:
 			key, _, _ = strings.Cut(key, ",")
 			fields = append(fields, field{name: f.Name, variable: prefix + key, secret: f.Type == reflect.TypeFor[Secret]()})
-		case f.Type.Kind() == reflect.Struct:
+		case f.Type.Kind() == reflect.Struct && f.IsExported(): // the library sets no others
 			fields = append(fields, fieldsOf(f.Type, prefix+f.Tag.Get("envPrefix"))...)
 		}
 	}
 	return fields
 }
 
-// nameField says the variable's name where the library says the Go field's.
-func nameField(err error, fields []field) error {
+// nameField says the variable's name where the library says the Go field's, and
+// what was expected where it says which function failed.
+func nameField(err error, values map[string]string, fields []field) error {
 	var parse env.ParseError
 	if !errors.As(err, &parse) {
 		return err
 	}
+	var names []string
 	for _, f := range fields {
-		if f.name == parse.Name {
-			return fmt.Errorf("%s: %w", f.variable, parse.Err)
+		// Two groups of settings can have the same fields; one that was not given
+		// did not fail.
+		if f.name == parse.Name && values[f.variable] != "" {
+			names = append(names, f.variable)
 		}
 	}
-	return err
+	expected := parse.Err.Error()
+	switch {
+	case parse.Type == reflect.TypeFor[time.Duration]():
+		expected = "it is no duration such as 90s or 1h30m"
+	case parse.Type == reflect.TypeFor[bool](), parse.Type == reflect.TypeFor[*bool]():
+		expected = "it is neither true nor false"
+	}
+	return fmt.Errorf("%s: %s", strings.Join(names, " or "), expected)
 }
 
-func unread(from Source, values map[string]string, fields []field) []string {
+func unread(from Source, given []string, values map[string]string, fields []field) []string {
 	known := map[string]bool{documentVariable: true}
 	for _, f := range fields {
 		known[f.variable] = true
@@ -274,7 +298,7 @@ func unread(from Source, values map[string]string, fields []field) []string {
 			warnings = append(warnings, name+" is not a setting of this function; is it misspelt?")
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(from.Environment)) {
+	for _, name := range given {
 		lower := strings.ToLower(name)
 		isAlias := func(a Alias) bool {
 			alias := strings.ToLower(a.Name)
@@ -284,5 +308,6 @@ func unread(from Source, values map[string]string, fields []field) []string {
 			warnings = append(warnings, name+" is not understood and has no effect")
 		}
 	}
-	return warnings
+	slices.Sort(warnings)
+	return slices.Compact(warnings)
 }

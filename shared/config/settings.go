@@ -1,16 +1,19 @@
 package config
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 )
 
 // Store chooses where documents are kept. There is no default: a server that
 // starts over an empty store by mistake looks as if every key were lost.
 type Store struct {
-	// Kind is sqlite, json, dynamodb or memory.
+	// Kind is sqlite, json, dynamodb or memory. Where it is left out, a JSON
+	// file's path chooses json, as in the official settings.
 	Kind             string `env:"STORE"`
 	SQLitePath       string `env:"SQLITE_PATH"`
 	JSONPath         string `env:"JSON_PATH"`
@@ -27,7 +30,10 @@ const (
 )
 
 // Validate implements Validator.
-func (s Store) Validate() error {
+func (s *Store) Validate() error {
+	if s.Kind == "" && s.JSONPath != "" {
+		s.Kind = StoreJSON
+	}
 	switch s.Kind {
 	case StoreSQLite:
 		return needs(Prefix+"STORE=sqlite", setting{"SQLITE_PATH", s.SQLitePath})
@@ -90,13 +96,56 @@ func (k Keys) Validate() error {
 		return errors.Join(needs(Prefix+"KEYS=awskms", setting{"AWSKMS_KEY_ID", k.AWSKMSKeyID}),
 			webAddress("AWSKMS_ENDPOINT", k.AWSKMSEndpoint))
 	case KeysPKCS11:
-		return needs(Prefix+"KEYS=pkcs11", setting{"PKCS11_LIBRARY", k.PKCS11Library},
-			setting{"PKCS11_PIN", k.PKCS11PIN.Reveal()})
+		return errors.Join(needs(Prefix+"KEYS=pkcs11", setting{"PKCS11_LIBRARY", k.PKCS11Library},
+			setting{"PKCS11_PIN", k.PKCS11PIN.Reveal()}), k.validatePKCS11())
 	case "":
 		return fmt.Errorf("%sKEYS is not set: choose awskms, pkcs11, certificate or (for development) software", Prefix)
 	default:
 		return fmt.Errorf("%sKEYS=%s: there is no such key provider; choose awskms, pkcs11, certificate or software", Prefix, k.Kind)
 	}
+}
+
+func (k Keys) validatePKCS11() error {
+	var faults []error
+	if (k.PKCS11KeyLabel == "") == (k.PKCS11KeyID == "") {
+		faults = append(faults, fmt.Errorf("give one of %[1]sPKCS11_KEY_LABEL and %[1]sPKCS11_KEY_ID, to name the private key", Prefix))
+	}
+	if k.PKCS11TokenSerial != "" && k.PKCS11TokenLabel != "" {
+		faults = append(faults, fmt.Errorf("give one of %[1]sPKCS11_TOKEN_SERIAL and %[1]sPKCS11_TOKEN_LABEL, or none where there is one token", Prefix))
+	}
+	if !slices.Contains([]string{"user", "so", "context_specific"}, k.PKCS11UserType) {
+		faults = append(faults, fmt.Errorf("%sPKCS11_USER_TYPE=%s: choose user, so or context_specific", Prefix, k.PKCS11UserType))
+	}
+	if !slices.Contains([]string{"", "sha1", "sha256"}, k.PKCS11OAEPHash) {
+		faults = append(faults, fmt.Errorf("%sPKCS11_OAEP_HASH=%s: choose sha1 or sha256, or leave it out to have it tried", Prefix, k.PKCS11OAEPHash))
+	}
+	_, err := k.PKCS11KeyIDBytes()
+	return errors.Join(append(faults, err)...)
+}
+
+// PKCS11KeyIDBytes reads the CKA_ID, in hex as pkcs11-tool shows it. A leading
+// zero may be missing, and colons or 0x may be there.
+func (k Keys) PKCS11KeyIDBytes() ([]byte, error) {
+	digits := strings.ReplaceAll(strings.TrimPrefix(k.PKCS11KeyID, "0x"), ":", "")
+	if len(digits)%2 != 0 {
+		digits = "0" + digits
+	}
+	id, err := hex.DecodeString(digits)
+	if err != nil {
+		return nil, fmt.Errorf("%sPKCS11_KEY_ID=%s is not hex, such as 01a2", Prefix, k.PKCS11KeyID)
+	}
+	return id, nil
+}
+
+// ValidatePrevious is Validate for the key before, which there need not be.
+func (k Keys) ValidatePrevious() error {
+	if k.Kind == "" {
+		return nil
+	}
+	if err := k.Validate(); err != nil {
+		return fmt.Errorf("the previous key, whose names begin with %sPREVIOUS_: %w", Prefix, err)
+	}
+	return nil
 }
 
 // AWS says how to reach AWS; all empty means the SDK's default chain.

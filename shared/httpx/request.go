@@ -64,7 +64,7 @@ func Wrap(h http.Handler, o Options) http.Handler {
 				slog.String("method", r.Method),
 				slog.String("path", r.URL.Path),
 				slog.Int("status", recorder.status),
-				slog.Duration("duration", time.Since(begin)),
+				slog.Float64("durationMs", float64(time.Since(begin).Microseconds())/1000),
 			}, notes.all()...)
 			o.Logger.LogAttrs(ctx, level, "request", attributes...)
 		}()

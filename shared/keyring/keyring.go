@@ -8,8 +8,9 @@
 //
 // Who can write to the database, but not use the KMS key, must not be able to
 // slip in a data key of his own (with an RSA key anybody can wrap). So each
-// data key after the first carries a proof made with the one before it, which
-// is checked before anything is sealed; the first is trusted as found.
+// data key after the first carries a proof made with the first, which is
+// checked before it is used for anything. The first is trusted as found, and a
+// process that has seen a data key never takes another under the same number.
 package keyring
 
 import (
@@ -20,7 +21,6 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -79,8 +79,10 @@ type Ring struct {
 	current   uint32
 	listed    time.Time
 	unwrapped map[uint32]*dataKey
-	proven    uint32 // every number up to this one has a good proof
 }
+
+// anchor is the number of the data key that proves the others.
+const anchor = 1
 
 // record is a data key as it is stored.
 type record struct {
@@ -91,7 +93,7 @@ type record struct {
 	// Check is a MAC by the data key over its own name: what was unwrapped is
 	// what was wrapped.
 	Check []byte `json:"check"`
-	// Proof is a MAC by the data key before it over name and Check.
+	// Proof is a MAC by the first data key over name and Check.
 	Proof []byte `json:"proof,omitempty"`
 }
 
@@ -171,10 +173,11 @@ func (r *Ring) Check(ctx context.Context) error {
 	current, ok := r.byNumber[r.current]
 	r.mu.RUnlock()
 	if ok {
-		_, err := r.unwrap(ctx, current.Value)
+		_, err := r.fetch(ctx, current.Value)
 		return err
 	}
-	_, _, err := r.newDataKey(ctx, 0)
+	_, plain, err := r.newDataKey(ctx, 0)
+	clear(plain)
 	return err
 }
 
@@ -251,39 +254,62 @@ func (r *Ring) Rewrap(ctx context.Context, only bool) (int, error) {
 
 	changed := 0
 	for _, s := range stored {
-		isOwn := func(w kms.Wrapped) bool { return w.Key == own.Ref }
-		wraps := slices.Clone(s.Value.Wraps)
-		if !slices.ContainsFunc(wraps, isOwn) {
-			plain, err := r.unwrap(ctx, s.Value)
-			if err != nil {
-				return changed, fmt.Errorf("rewrap data key %d: %w", s.Value.Number, err)
-			}
-			wrapped, err := r.wrap(ctx, s.Value.Number, plain)
-			clear(plain)
-			if err != nil {
-				return changed, fmt.Errorf("rewrap data key %d: %w", s.Value.Number, err)
-			}
-			wraps = append(wraps, wrapped)
-		}
-		if only {
-			wraps = slices.DeleteFunc(wraps, func(w kms.Wrapped) bool { return !isOwn(w) })
-		}
-		if len(wraps) == len(s.Value.Wraps) && slices.ContainsFunc(s.Value.Wraps, isOwn) {
-			continue
-		}
-		s.Value.Wraps = wraps
-		if _, err := r.records.Put(ctx, s, store.AtRevision(s.Revision)); err != nil {
+		did, err := r.rewrap(ctx, s, own.Ref, only)
+		if err != nil {
 			return changed, fmt.Errorf("rewrap data key %d: %w", s.Value.Number, err)
 		}
-		changed++
+		if did {
+			changed++
+		}
 	}
 	return changed, r.list(ctx)
 }
 
-// sealingKey is the current data key, with its proofs checked.
+// rewrap gives one data key a wrapping under the ring's own key that is known
+// to work, and tells whether anything had to be changed for it.
+func (r *Ring) rewrap(ctx context.Context, s store.Record[record], own kms.Ref, only bool) (bool, error) {
+	isOwn := func(w kms.Wrapped) bool { return w.Key == own }
+	mine := record{Number: s.Value.Number, Check: s.Value.Check}
+	var others []kms.Wrapped
+	for _, w := range s.Value.Wraps {
+		if isOwn(w) {
+			mine.Wraps = append(mine.Wraps, w)
+		} else {
+			others = append(others, w)
+		}
+	}
+	// A wrapping that is there is relied on only after it was undone by the own
+	// key alone: with only, nothing else will be left.
+	plain, err := r.unwrapWith(ctx, mine, r.keys[:1])
+	clear(plain)
+	works := err == nil
+	if works && (!only || len(others) == 0) {
+		return false, nil
+	}
+	if !works {
+		plain, err := r.unwrap(ctx, s.Value)
+		if err != nil {
+			return false, err
+		}
+		wrapped, err := r.wrap(ctx, s.Value.Number, plain)
+		clear(plain)
+		if err != nil {
+			return false, err
+		}
+		mine.Wraps = []kms.Wrapped{wrapped}
+	}
+	s.Value.Wraps = mine.Wraps
+	if !only {
+		s.Value.Wraps = append(others, mine.Wraps...)
+	}
+	_, err = r.records.Put(ctx, s, store.AtRevision(s.Revision))
+	return err == nil, err
+}
+
+// sealingKey is the current data key.
 func (r *Ring) sealingKey(ctx context.Context) (uint32, *dataKey, error) {
 	r.mu.RLock()
-	current, proven, listed := r.current, r.proven, r.listed
+	current, listed := r.current, r.listed
 	r.mu.RUnlock()
 
 	if current == 0 || r.now().Sub(listed) > r.maxAge {
@@ -296,44 +322,16 @@ func (r *Ring) sealingKey(ctx context.Context) (uint32, *dataKey, error) {
 	}
 	if current == 0 {
 		// Conflict: another instance was first, and its data key is ours too.
-		if err := r.create(ctx, 1); err != nil && !errors.Is(err, fault.Conflict) {
+		if err := r.create(ctx, anchor); err != nil && fault.Of(err) != fault.Conflict {
 			return 0, nil, err
 		}
 		if err := r.list(ctx); err != nil {
 			return 0, nil, err
 		}
-		current = 1
-	}
-	for n := proven + 1; n <= current; n++ {
-		if err := r.prove(ctx, n); err != nil {
-			return 0, nil, err
-		}
+		current = anchor
 	}
 	key, err := r.dataKey(ctx, current)
 	return current, key, err
-}
-
-// prove checks that data key n was made by somebody who had the one before.
-func (r *Ring) prove(ctx context.Context, n uint32) error {
-	r.mu.RLock()
-	stored, ok := r.byNumber[n]
-	r.mu.RUnlock()
-	if !ok {
-		return fmt.Errorf("%w: data key %s is missing from the store", fault.Lost, r.id(n))
-	}
-	if n > 1 {
-		before, err := r.dataKey(ctx, n-1)
-		if err != nil {
-			return err
-		}
-		if !hmac.Equal(stored.Value.Proof, r.proof(before.mac, stored.Value)) {
-			return fmt.Errorf("%w: data key %s was not made by this ring: somebody wrote it into the store; nothing will be sealed with it", fault.Lost, r.id(n))
-		}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.proven = max(r.proven, n)
-	return nil
 }
 
 // create makes and stores the data key n; Conflict where it exists.
@@ -343,12 +341,12 @@ func (r *Ring) create(ctx context.Context, n uint32) error {
 		return err
 	}
 	defer clear(plain)
-	if n > 1 {
-		before, err := r.dataKey(ctx, n-1)
+	if n != anchor {
+		first, err := r.dataKey(ctx, anchor)
 		if err != nil {
 			return err
 		}
-		made.Proof = r.proof(before.mac, made)
+		made.Proof = r.proof(first.mac, made)
 	}
 	_, err = r.records.Put(ctx, store.Record[record]{ID: r.id(n), Parent: r.name, Value: made}, store.Absent())
 	return err
@@ -375,11 +373,11 @@ func (r *Ring) newDataKey(ctx context.Context, n uint32) (record, []byte, error)
 func (r *Ring) wrap(ctx context.Context, n uint32, plain []byte) (kms.Wrapped, error) {
 	wrapped, err := kms.Wrap(ctx, r.keys[0], plain, r.binding(n))
 	if err != nil {
-		return kms.Wrapped{}, err
+		return kms.Wrapped{}, ours(err)
 	}
 	back, err := kms.Unwrap(ctx, r.keys[0], wrapped, r.binding(n))
 	if err != nil {
-		return kms.Wrapped{}, fmt.Errorf("a new wrapping could not be undone, so it is not used: %w", err)
+		return kms.Wrapped{}, fmt.Errorf("a new wrapping could not be undone, so it is not used: %w", ours(err))
 	}
 	defer clear(back)
 	if !hmac.Equal(back, plain) {
@@ -390,12 +388,16 @@ func (r *Ring) wrap(ctx context.Context, n uint32, plain []byte) (kms.Wrapped, e
 
 // unwrap asks the kms keys for a stored data key and checks what comes back.
 func (r *Ring) unwrap(ctx context.Context, stored record) ([]byte, error) {
+	return r.unwrapWith(ctx, stored, r.keys)
+}
+
+func (r *Ring) unwrapWith(ctx context.Context, stored record, keys []kms.Unwrapper) ([]byte, error) {
 	var faults []error
 	for _, w := range stored.Wraps {
-		for _, key := range r.keys {
+		for _, key := range keys {
 			plain, err := kms.Unwrap(ctx, key, w, r.binding(stored.Number))
 			if err != nil {
-				faults = append(faults, err)
+				faults = append(faults, ours(err))
 				continue
 			}
 			if len(plain) != dataKeySize || !hmac.Equal(stored.Check, r.check(macKey(plain), stored.Number)) {
@@ -406,6 +408,17 @@ func (r *Ring) unwrap(ctx context.Context, stored record) ([]byte, error) {
 		}
 	}
 	return nil, fmt.Errorf("data key %s: %w", r.id(stored.Number), worst(faults))
+}
+
+// ours makes of a key that is not there, or of a store of keys that others
+// change, what it is to the callers of the ring: a fault of the configuration.
+// To them, NotFound and Conflict are of documents.
+func ours(err error) error {
+	switch fault.Of(err) {
+	case fault.NotFound, fault.Conflict:
+		return fmt.Errorf("%w: %w", fault.Invalid, err)
+	}
+	return err
 }
 
 // worst chooses what to tell when no key could unwrap: a fault that may pass,
@@ -423,6 +436,25 @@ func worst(faults []error) error {
 		return fmt.Errorf("%w: it is wrapped under no key", fault.Lost)
 	}
 	return fmt.Errorf("%w: none of the configured keys unwraps it: %w", fault.Lost, faults[0])
+}
+
+// fetch unwraps a data key and checks its proof.
+func (r *Ring) fetch(ctx context.Context, stored record) (*dataKey, error) {
+	plain, err := r.unwrap(ctx, stored)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plain)
+	if stored.Number != anchor {
+		first, err := r.dataKey(ctx, anchor)
+		if err != nil {
+			return nil, err
+		}
+		if !hmac.Equal(stored.Proof, r.proof(first.mac, stored)) {
+			return nil, fmt.Errorf("%w: data key %s was not made by this ring: somebody else wrote it into the store; nothing is sealed or opened with it", fault.Lost, r.id(stored.Number))
+		}
+	}
+	return newDataKey(plain, r.now())
 }
 
 // dataKey gives an unwrapped data key from memory, or has it unwrapped. One
@@ -477,20 +509,26 @@ func (r *Ring) startLoad(ctx context.Context, n uint32) <-chan singleflight.Resu
 		if !ok {
 			return nil, fmt.Errorf("%w: data key %s is not in the store", fault.Lost, r.id(n))
 		}
-		plain, err := r.unwrap(ctx, stored.Value)
-		if err != nil {
-			return nil, err
-		}
-		defer clear(plain)
-		key, err := newDataKey(plain, r.now())
+		key, err := r.fetch(ctx, stored.Value)
 		if err != nil {
 			return nil, err
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.unwrapped[n] = key
+		time.AfterFunc(r.maxAge, func() { r.forget(n, key) })
 		return key, nil
 	})
+}
+
+// forget drops an unwrapped data key that has reached its age, whether or not
+// anybody asks for it again.
+func (r *Ring) forget(n uint32, old *dataKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.unwrapped[n] == old {
+		delete(r.unwrapped, n)
+	}
 }
 
 // list reads the ring's records.
@@ -509,6 +547,11 @@ func (r *Ring) list(ctx context.Context) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for n, known := range r.byNumber {
+		if seen, ok := byNumber[n]; ok && !hmac.Equal(seen.Value.Check, known.Value.Check) {
+			return fmt.Errorf("%w: another data key stands in the place of %s: somebody else wrote it into the store; if it was a restore, restart", fault.Lost, r.id(n))
+		}
+	}
 	// Data keys are never deleted, so a listing that knows fewer is one that
 	// was overtaken by another.
 	if current >= r.current {
@@ -545,8 +588,8 @@ func (r *Ring) check(key []byte, n uint32) []byte {
 	return mac(key, "check "+r.id(n))
 }
 
-func (r *Ring) proof(before []byte, of record) []byte {
-	return mac(before, "proof "+r.id(of.Number)+" "+string(of.Check))
+func (r *Ring) proof(first []byte, of record) []byte {
+	return mac(first, "proof "+r.id(of.Number)+" "+string(of.Check))
 }
 
 func mac(key []byte, text string) []byte {

@@ -370,7 +370,97 @@ func TestAForgedDataKeySealsNothing(t *testing.T) {
 			_, err := r.Seal(t.Context(), subject, []byte("secret"))
 			wantClass(t, err, fault.Lost)
 			wantOpen(t, r, sealed, "secret")
+
+			// Nor is a value of the forger's taken for a user's.
+			key, err := newDataKey(plain, s.clock)
+			if err != nil {
+				t.Fatal(err)
+			}
+			nonce := make([]byte, nonceSize)
+			planted := sealedBy(key, 2, nonce, additionalData("user-keys", 2, subject))
+			for _, r := range []*Ring{r, s.ring()} {
+				_, err = r.Open(t.Context(), subject, planted)
+				wantClass(t, err, fault.Lost)
+			}
+			wantClass(t, r.Check(t.Context()), fault.Lost)
 		})
+	}
+}
+
+func sealedBy(key *dataKey, number uint32, nonce, additional []byte) []byte {
+	return sealed{number: number, nonce: nonce, ciphertext: key.aead.Seal(nil, nonce, []byte("planted"), additional)}.marshal()
+}
+
+// What a process has seen is not replaced under its hands, the first data key
+// included, which has no proof.
+func TestADataKeyThatIsReplacedInPlaceIsNotTaken(t *testing.T) {
+	s := newSurroundings(t)
+	r := s.ring()
+	sealed := seal(t, r, "secret")
+	forger := s.ring()
+	plain := bytes.Repeat([]byte{7}, dataKeySize)
+	wrapped, err := kms.Wrap(t.Context(), s.key, plain, forger.binding(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := s.records(t)[0]
+	forged.Value.Wraps, forged.Value.Check = []kms.Wrapped{wrapped}, forger.check(macKey(plain), 1)
+	if _, err := r.records.Put(t.Context(), forged, store.Any()); err != nil {
+		t.Fatal(err)
+	}
+	wantOpen(t, r, sealed, "secret")
+	s.wait(2 * time.Hour)
+	_, err = r.Seal(t.Context(), subject, []byte("secret"))
+	wantClass(t, err, fault.Lost)
+}
+
+func TestAnUnwrappedDataKeyIsForgottenAtItsAge(t *testing.T) {
+	s := newSurroundings(t)
+	r := New(Config{Name: "user-keys", Store: store.New(s.driver), Key: s.key, MaxAge: 30 * time.Millisecond})
+	seal(t, r, "secret")
+	for range 2000 {
+		r.mu.RLock()
+		left := len(r.unwrapped)
+		r.mu.RUnlock()
+		if left == 0 {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Error("nobody asked any more, and the data key stayed in memory")
+}
+
+func TestAColdOpenAfterARotationUnwrapsTwice(t *testing.T) {
+	s := newSurroundings(t)
+	r := s.ring()
+	seal(t, r, "old")
+	for range 5 {
+		if _, err := r.Rotate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sealed, before := seal(t, r, "new"), s.key.Calls().Unwrap
+	wantOpen(t, s.ring(), sealed, "new")
+	if n := s.key.Calls().Unwrap - before; n != 2 {
+		t.Errorf("unwrapped %d times, want 2: the data key and the one that proves it", n)
+	}
+}
+
+// To the ring's callers, "not found" is said of documents only.
+func TestAKeyThatIsNotThereIsAFaultOfTheConfiguration(t *testing.T) {
+	for _, class := range []fault.Class{fault.NotFound, fault.Conflict} {
+		s := newSurroundings(t)
+		s.key.Set(kmstest.Faults{Err: class, DescribeToo: true})
+		_, err := s.ring().Seal(t.Context(), subject, []byte("secret"))
+		if fault.Of(err) != fault.Invalid {
+			t.Errorf("sealing with a %q key: %v", string(class), err)
+		}
+		s.key.Set(kmstest.Faults{})
+		sealed := seal(t, s.ring(), "secret")
+		s.key.Set(kmstest.Faults{Err: class})
+		if _, err := s.ring().Open(t.Context(), subject, sealed); fault.Of(err) != fault.Invalid {
+			t.Errorf("opening with a %q key: %v", string(class), err)
+		}
 	}
 }
 
@@ -423,6 +513,35 @@ func TestMovingToAnotherKeyHappensWhileServing(t *testing.T) {
 	_, err := s.ring().Open(t.Context(), subject, sealed)
 	wantClass(t, err, fault.Lost)
 	wantOpen(t, s.ringUnder(other), seal(t, s.ringUnder(other), "new"), "new") // the proof holds under the new key
+}
+
+// Nothing is taken away on the strength of a name: the wrapping that will be
+// the only one must be known to work.
+func TestTheOldWrappingStaysUntilTheNewOneWorks(t *testing.T) {
+	s := newSurroundings(t)
+	other := kmstest.NewOtherKey(t)
+	sealed := seal(t, s.ring(), "secret")
+	moving := s.ringUnder(other, s.key)
+	if _, err := moving.Rewrap(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+
+	other.Set(kmstest.Faults{Err: fault.Denied})
+	if changed, err := moving.Rewrap(t.Context(), true); fault.Of(err) != fault.Denied || changed != 0 {
+		t.Fatalf("%d changed, %v; want none, and Denied", changed, err)
+	}
+	wantOpen(t, s.ring(), sealed, "secret")
+	other.Set(kmstest.Faults{})
+
+	stored := s.records(t)[0] // an own wrapping that was damaged is made anew
+	stored.Value.Wraps[1].Ciphertext[9] ^= 1
+	if _, err := moving.records.Put(t.Context(), stored, store.Any()); err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := s.ringUnder(other, s.key).Rewrap(t.Context(), true); err != nil || changed != 1 {
+		t.Fatalf("%d changed, %v", changed, err)
+	}
+	wantOpen(t, s.ringUnder(other), sealed, "secret")
 }
 
 func TestAStoreThatIsDownIsTransientAndRecovers(t *testing.T) {

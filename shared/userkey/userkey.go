@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/subtle"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -82,6 +81,8 @@ type Info struct {
 	Revised time.Time `json:"revised,omitzero"`
 	// DataKey is the number of the data key that it is sealed under.
 	DataKey uint32 `json:"dataKey"`
+	// Revision is the state of the record that this tells of.
+	Revision int64 `json:"-"`
 }
 
 type stored struct {
@@ -143,7 +144,7 @@ func (k *Keys) Create(ctx context.Context, user string, key Key) error {
 func (k *Keys) Put(ctx context.Context, user string, key Key) error {
 	return k.update(ctx, func() error {
 		before, err := k.keys.Get(ctx, user)
-		if errors.Is(err, fault.NotFound) {
+		if fault.Of(err) == fault.NotFound {
 			return k.Create(ctx, user, key)
 		}
 		if err != nil {
@@ -155,13 +156,14 @@ func (k *Keys) Put(ctx context.Context, user string, key Key) error {
 }
 
 // Delete frees a user: the next first login makes a new key. What the old one
-// protected is lost with it.
-func (k *Keys) Delete(ctx context.Context, user string) error {
-	if err := k.keys.Delete(ctx, user, store.Any()); err != nil {
+// protected is lost with it, so it is deleted only as it was described;
+// Conflict where it was written since.
+func (k *Keys) Delete(ctx context.Context, described Info) error {
+	if err := k.keys.Delete(ctx, described.User, store.AtRevision(described.Revision)); err != nil {
 		return fmt.Errorf("user key: %w", err)
 	}
-	if err := k.stamps.Delete(ctx, user, store.Any()); err != nil && !errors.Is(err, fault.NotFound) {
-		return fmt.Errorf("the key is deleted, but not the note of its last use: %w", err)
+	if err := k.stamps.Delete(ctx, described.User, store.Any()); err != nil && fault.Of(err) != fault.NotFound {
+		k.logger.WarnContext(ctx, "the key is deleted, but not the note of its last access", "user", described.User, "error", err)
 	}
 	return nil
 }
@@ -179,7 +181,7 @@ func (k *Keys) Describe(ctx context.Context, user string) (Info, error) {
 // that was never noted.
 func (k *Keys) LastAccess(ctx context.Context, user string) (time.Time, error) {
 	record, err := k.stamps.Get(ctx, user)
-	if errors.Is(err, fault.NotFound) {
+	if fault.Of(err) == fault.NotFound {
 		return time.Time{}, nil
 	}
 	if err != nil {
@@ -261,12 +263,12 @@ func (k *Keys) update(ctx context.Context, try func() error) error {
 	wait.InitialInterval, wait.MaxInterval = time.Millisecond, 100*time.Millisecond
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		err := try()
-		if err != nil && !errors.Is(err, fault.Conflict) {
+		if err != nil && fault.Of(err) != fault.Conflict {
 			err = backoff.Permanent(err)
 		}
 		return struct{}{}, err
 	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0))
-	if errors.Is(err, fault.Conflict) {
+	if fault.Of(err) == fault.Conflict {
 		return fmt.Errorf("%w: others kept writing the same key: %w", fault.Transient, err)
 	}
 	return err
@@ -283,7 +285,7 @@ func (k *Keys) noteAccess(ctx context.Context, user string) {
 	defer cancel()
 	record := store.Record[stamp]{ID: user, Value: stamp{At: now}}
 	_, err := k.stamps.Put(ctx, record, store.Before(now.Add(-stampEvery)))
-	if err != nil && !errors.Is(err, fault.Conflict) {
+	if err != nil && fault.Of(err) != fault.Conflict {
 		k.logger.WarnContext(ctx, "the access of a user key could not be noted", "user", user, "error", err)
 	}
 }
@@ -312,7 +314,7 @@ func info(record store.Record[stored]) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("key of user %s: %w", record.ID, err)
 	}
-	return Info{User: record.ID, Created: record.Value.Created, Revised: record.Value.Revised, DataKey: number}, nil
+	return Info{User: record.ID, Created: record.Value.Created, Revised: record.Value.Revised, DataKey: number, Revision: record.Revision}, nil
 }
 
 func subject(user string) keyring.Subject {

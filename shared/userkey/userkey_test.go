@@ -120,19 +120,28 @@ func TestAWriteThatOthersKeepOvertakingIsTransientAndEndsWithItsContext(t *testi
 	wantKey(t, keys, key(t, 'a'))
 }
 
+func describe(t *testing.T, keys *Keys) Info {
+	t.Helper()
+	info, err := keys.Describe(t.Context(), user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
+}
+
 func TestDeletingFreesTheUser(t *testing.T) {
 	keys, _ := open(t, store.NewTable())
-	if err := keys.Delete(t.Context(), user); !errors.Is(err, fault.NotFound) {
+	if err := keys.Delete(t.Context(), Info{User: user, Revision: 1}); fault.Of(err) != fault.NotFound {
 		t.Fatalf("%v, want NotFound", err)
 	}
 	if err := keys.Create(t.Context(), user, key(t, 'a')); err != nil {
 		t.Fatal(err)
 	}
 	wantKey(t, keys, key(t, 'a'))
-	if err := keys.Delete(t.Context(), user); err != nil {
+	if err := keys.Delete(t.Context(), describe(t, keys)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := keys.Get(t.Context(), user); !errors.Is(err, fault.NotFound) {
+	if _, err := keys.Get(t.Context(), user); fault.Of(err) != fault.NotFound {
 		t.Fatalf("%v, want NotFound", err)
 	}
 	if at, err := keys.LastAccess(t.Context(), user); err != nil || !at.IsZero() {
@@ -142,6 +151,34 @@ func TestDeletingFreesTheUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantKey(t, keys, key(t, 'b'))
+}
+
+// While an operator thinks the question over, the user may get in after all.
+func TestAKeyThatWasWrittenSinceItWasDescribedIsNotDeleted(t *testing.T) {
+	keys, _ := open(t, store.NewTable())
+	if err := keys.Create(t.Context(), user, key(t, 'a')); err != nil {
+		t.Fatal(err)
+	}
+	described := describe(t, keys)
+	if err := keys.Put(t.Context(), user, key(t, 'b')); err != nil {
+		t.Fatal(err)
+	}
+	if err := keys.Delete(t.Context(), described); fault.Of(err) != fault.Conflict {
+		t.Fatalf("%v, want Conflict", err)
+	}
+	wantKey(t, keys, key(t, 'b'))
+}
+
+func TestANoteThatCannotBeDeletedDoesNotUndoTheDeletion(t *testing.T) {
+	driver := storetest.NewFaults(store.NewTable())
+	keys, _ := open(t, driver)
+	if err := keys.Create(t.Context(), user, key(t, 'a')); err != nil {
+		t.Fatal(err)
+	}
+	driver.Inject(storetest.Fault{Method: storetest.Delete, Collection: stampCollection})
+	if err := keys.Delete(t.Context(), describe(t, keys)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestAnAccessIsNotedOnceAnHourByAllInstancesTogether(t *testing.T) {
