@@ -62,7 +62,7 @@ FUZZTIME ?= 20s
 fuzz: ## every fuzz test for FUZZTIME
 	@grep -rl --include='*_test.go' '^func Fuzz' . | while read -r f; do \
 	  for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$f); do \
-	    echo "$$name ($$(dirname $$f))"; go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f) || exit 1; \
+	    echo "$$name ($$(dirname $$f))"; go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x ./$$(dirname $$f) || exit 1; \
 	  done; done
 
 bench: ## the budgets, as ratios made in one run

@@ -495,21 +495,22 @@ func (r *Ring) startLoad(ctx context.Context, n uint32) <-chan singleflight.Resu
 	return r.inFlight.DoChan(strconv.FormatUint(uint64(n), 10), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
 		defer cancel()
-		r.mu.RLock()
-		stored, ok := r.byNumber[n]
-		r.mu.RUnlock()
-		if !ok {
+		stored, ok := r.known(n)
+		var key *dataKey
+		err := fmt.Errorf("%w: data key %s is not in the store", fault.Lost, r.id(n))
+		if ok {
+			key, err = r.fetch(ctx, stored.Value)
+		}
+		if err != nil {
+			// The store may know more by now: the data key itself, or a wrapping
+			// under a key that took the place of another.
 			if err := r.list(ctx); err != nil {
 				return nil, err
 			}
-			r.mu.RLock()
-			stored, ok = r.byNumber[n]
-			r.mu.RUnlock()
+			if fresh, ok := r.known(n); ok && fresh.Revision != stored.Revision {
+				key, err = r.fetch(ctx, fresh.Value)
+			}
 		}
-		if !ok {
-			return nil, fmt.Errorf("%w: data key %s is not in the store", fault.Lost, r.id(n))
-		}
-		key, err := r.fetch(ctx, stored.Value)
 		if err != nil {
 			return nil, err
 		}
@@ -519,6 +520,14 @@ func (r *Ring) startLoad(ctx context.Context, n uint32) <-chan singleflight.Resu
 		time.AfterFunc(r.maxAge, func() { r.forget(n, key) })
 		return key, nil
 	})
+}
+
+// known gives what was last listed of a data key.
+func (r *Ring) known(n uint32) (store.Record[record], bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	stored, ok := r.byNumber[n]
+	return stored, ok
 }
 
 // forget drops an unwrapped data key that has reached its age, whether or not

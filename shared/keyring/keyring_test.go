@@ -515,6 +515,23 @@ func TestMovingToAnotherKeyHappensWhileServing(t *testing.T) {
 	wantOpen(t, s.ringUnder(other), seal(t, s.ringUnder(other), "new"), "new") // the proof holds under the new key
 }
 
+// An instance that runs on while the wrappings are moved under it needs no
+// restart when the old key goes.
+func TestAnInstanceFollowsAMoveToAnotherKey(t *testing.T) {
+	s := newSurroundings(t)
+	other := kmstest.NewOtherKey(t)
+	sealed := seal(t, s.ring(), "secret")
+	running := s.ringUnder(other, s.key)
+	wantOpen(t, running, sealed, "secret")
+
+	if _, err := s.ringUnder(other, s.key).Rewrap(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	s.key.Set(kmstest.Faults{Err: fault.Denied})
+	s.wait(2 * time.Hour)
+	wantOpen(t, running, sealed, "secret")
+}
+
 // Nothing is taken away on the strength of a name: the wrapping that will be
 // the only one must be known to work.
 func TestTheOldWrappingStaysUntilTheNewOneWorks(t *testing.T) {
