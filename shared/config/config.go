@@ -294,7 +294,7 @@ func unread(from Source, given []string, values map[string]string, fields []fiel
 	}
 	var warnings []string
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		if !known[name] {
+		if !known[name] && values[name] != "" {
 			warnings = append(warnings, name+" is not a setting of this function; is it misspelt?")
 		}
 	}

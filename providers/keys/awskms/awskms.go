@@ -211,7 +211,7 @@ func (k *Key) explain(doing string, err error) error {
 			class, hint = fault.NotFound, " (check the key and the region)"
 		case "AccessDeniedException":
 			class, hint = fault.Denied, " (allow it in the role's policy and in the key's)"
-		case "UnrecognizedClientException", "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature",
+		case "UnrecognizedClientException", "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "IncompleteSignatureException",
 			"MissingAuthenticationTokenException", "ExpiredTokenException", "InvalidClientTokenId":
 			class, hint = fault.Denied, " (check the credentials)"
 		case "DisabledException":

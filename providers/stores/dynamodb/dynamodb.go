@@ -335,7 +335,7 @@ func (s *Store) explain(doing string, err error) error {
 			class, hint = fault.Invalid, " (the table does not exist: check its name and the region, or create it)"
 		case "AccessDeniedException":
 			class, hint = fault.Denied, " (check the role's rights on the table, and on its KMS key)"
-		case "UnrecognizedClientException", "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignatureException",
+		case "UnrecognizedClientException", "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "IncompleteSignatureException",
 			"MissingAuthenticationTokenException", "ExpiredTokenException", "InvalidClientTokenId":
 			class, hint = fault.Denied, " (check the credentials)"
 		case "ValidationException", "SerializationException", "UnknownOperationException":
