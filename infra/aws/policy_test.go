@@ -373,10 +373,11 @@ func TestPoliciesAllowWhatIsDoneWithThem(t *testing.T) {
 		}
 	}
 
-	if _, err := f.Ring.Rotate(t.Context()); err != nil {
+	current, err := f.Ring.Rotate(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Users.Reseal(t.Context(), user); err != nil {
+	if _, err := f.Users.Reseal(t.Context(), user, current); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.Ring.Rewrap(t.Context(), false); err != nil {

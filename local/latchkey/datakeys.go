@@ -15,16 +15,12 @@ import (
 )
 
 func newDataKeys(t *terminal) *cobra.Command {
-	c := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "data-keys",
 		Short: "List and rotate the data keys, or wrap them under another key",
 		Long: `Users' keys are sealed under data keys, and the data keys are wrapped under the
 key in your KMS or HSM. All of this works while Key Connector serves.`,
-		Args: noArguments,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	c.AddCommand(newDataKeysList(t), newDataKeysRotate(t), newDataKeysRewrap(t))
-	return c
+	}, newDataKeysList(t), newDataKeysRotate(t), newDataKeysRewrap(t))
 }
 
 func newDataKeysList(t *terminal) *cobra.Command {
@@ -83,6 +79,10 @@ func rotate(ctx context.Context, t *terminal, o *operator, resealOnly bool) erro
 			return err
 		}
 	}
+	current, err := o.ring.Current(ctx)
+	if err != nil {
+		return err
+	}
 	var users []string
 	var faults []error
 	for info, err := range o.users.All(ctx) {
@@ -95,7 +95,7 @@ func rotate(ctx context.Context, t *terminal, o *operator, resealOnly bool) erro
 	bar := t.progress(len(users), "sealing users' keys")
 	resealed := 0
 	for _, user := range users {
-		changed, err := o.users.Reseal(ctx, user)
+		changed, err := o.users.Reseal(ctx, user, current)
 		if err != nil && fault.Of(err) != fault.NotFound { // deleted meanwhile
 			faults = append(faults, fmt.Errorf("user %s: %w", user, err))
 		}

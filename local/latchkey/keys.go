@@ -17,14 +17,10 @@ import (
 )
 
 func newKeys(t *terminal) *cobra.Command {
-	c := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "keys",
 		Short: "List, show and delete users' keys (never the keys themselves)",
-		Args:  noArguments,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	c.AddCommand(newKeysList(t), newKeysShow(t), newKeysDelete(t))
-	return c
+	}, newKeysList(t), newKeysShow(t), newKeysDelete(t))
 }
 
 func newKeysList(t *terminal) *cobra.Command {

@@ -56,6 +56,14 @@ func isTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
+// group is a command that only holds others; by itself it shows its help.
+func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	c.Args = noArguments
+	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	c.AddCommand(commands...)
+	return c
+}
+
 // noArguments and oneArgument refuse with the exit code of wrong usage.
 func noArguments(c *cobra.Command, args []string) error { return arguments(c, args, 0) }
 

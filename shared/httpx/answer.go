@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// RetryAfter is what clients are asked to wait after a 503.
-const RetryAfter = 5 * time.Second
+// retryAfter is what clients are asked to wait after a 503.
+const retryAfter = 5 * time.Second
 
 // WriteJSON answers with value. What functions answer is about keys, so no
 // cache keeps it.
@@ -40,7 +40,7 @@ type bitwardenError struct {
 // WriteBitwardenError answers with an error that Bitwarden's clients can show.
 func WriteBitwardenError(w http.ResponseWriter, status int, message string) {
 	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", strconv.Itoa(int(RetryAfter.Seconds())))
+		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
 	}
 	WriteJSON(w, status, bitwardenError{Message: message, Object: "error"})
 }

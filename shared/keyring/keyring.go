@@ -41,9 +41,9 @@ const Collection = "data-keys"
 
 const dataKeySize = 32
 
-// DefaultMaxAge is how long an unwrapped data key is kept in memory where the
+// defaultMaxAge is how long an unwrapped data key is kept in memory where the
 // configuration does not say.
-const DefaultMaxAge = time.Hour
+const defaultMaxAge = time.Hour
 
 // loadTimeout bounds one loading of data keys, whoever waits for it.
 const loadTimeout = 20 * time.Second
@@ -61,7 +61,7 @@ type Config struct {
 	Previous []kms.Unwrapper
 	// MaxAge is how long an unwrapped data key stays in memory. Past four
 	// fifths of it the next use asks the KMS anew; only past all of it does a
-	// KMS that is down make the ring unusable. Zero: DefaultMaxAge.
+	// KMS that is down make the ring unusable. Zero: defaultMaxAge.
 	MaxAge time.Duration
 }
 
@@ -117,7 +117,7 @@ func New(c Config) *Ring {
 		name:      c.Name,
 		records:   store.NewCollection[record](c.Store, Collection),
 		keys:      append([]kms.Unwrapper{c.Key}, c.Previous...),
-		maxAge:    cmp.Or(c.MaxAge, DefaultMaxAge),
+		maxAge:    cmp.Or(c.MaxAge, defaultMaxAge),
 		now:       time.Now,
 		byNumber:  map[uint32]store.Record[record]{},
 		unwrapped: map[uint32]*dataKey{},

@@ -223,12 +223,13 @@ func TestRotationSealsEveryKeyAnewAndLosesNone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := ring.Rotate(t.Context()); err != nil {
+	current, err := ring.Rotate(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []bool{true, false} { // repeating it changes nothing
 		for i := range users {
-			if changed, err := keys.Reseal(t.Context(), name(i)); err != nil || changed != want {
+			if changed, err := keys.Reseal(t.Context(), name(i), current); err != nil || changed != want {
 				t.Fatalf("user %d: changed %v (%v), want %v", i, changed, err, want)
 			}
 		}
@@ -258,7 +259,8 @@ func TestResealingDoesNotUndoAReplacement(t *testing.T) {
 		t.Fatal(err)
 	}
 	for round := range 20 {
-		if _, err := ring.Rotate(t.Context()); err != nil {
+		current, err := ring.Rotate(t.Context())
+		if err != nil {
 			t.Fatal(err)
 		}
 		fresh := key(t, 'b'+byte(round))
@@ -269,7 +271,7 @@ func TestResealingDoesNotUndoAReplacement(t *testing.T) {
 			}
 		})
 		wait.Go(func() {
-			if _, err := keys.Reseal(t.Context(), user); err != nil {
+			if _, err := keys.Reseal(t.Context(), user, current); err != nil {
 				t.Error(err)
 			}
 		})

@@ -26,6 +26,7 @@ import (
 	"github.com/aws/smithy-go"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/latchkey-fn/latchkey/providers/awsfault"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/kms"
 )
@@ -206,14 +207,11 @@ func (k *Key) keyFor(ctx context.Context, w kms.Wrapped) (string, error) {
 func (k *Key) explain(doing string, err error) error {
 	class, hint := fault.Transient, ""
 	if api, ok := errors.AsType[smithy.APIError](err); ok {
-		switch api.ErrorCode() {
+		switch code := api.ErrorCode(); code {
 		case "NotFoundException":
 			class, hint = fault.NotFound, " (check the key and the region)"
 		case "AccessDeniedException":
 			class, hint = fault.Denied, " (allow it in the role's policy and in the key's)"
-		case "UnrecognizedClientException", "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "IncompleteSignatureException",
-			"MissingAuthenticationTokenException", "ExpiredTokenException", "InvalidClientTokenId":
-			class, hint = fault.Denied, " (check the credentials)"
 		case "DisabledException":
 			class, hint = fault.Invalid, " (the key is disabled: enable it)"
 		case "KMSInvalidStateException":
@@ -226,6 +224,10 @@ func (k *Key) explain(doing string, err error) error {
 			class = fault.Unsupported
 		case "InvalidCiphertextException", "IncorrectKeyException":
 			class, hint = fault.Lost, " (the ciphertext or its binding is damaged, or it was made for another key)"
+		default:
+			if awsfault.Credentials(code) {
+				class, hint = fault.Denied, " (check the credentials)"
+			}
 		}
 	}
 	return fmt.Errorf("%w: %s with %s%s: %w", class, doing, k.name, hint, err)

@@ -49,6 +49,7 @@ import (
 	"github.com/aws/smithy-go"
 	"github.com/cenkalti/backoff/v5"
 
+	"github.com/latchkey-fn/latchkey/providers/awsfault"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
@@ -330,16 +331,17 @@ func (s *Store) explain(doing string, err error) error {
 	}
 	class, hint := fault.Transient, ""
 	if api, ok := errors.AsType[smithy.APIError](err); ok {
-		switch api.ErrorCode() {
+		switch code := api.ErrorCode(); code {
 		case "ResourceNotFoundException":
 			class, hint = fault.Invalid, " (the table does not exist: check its name and the region, or create it)"
 		case "AccessDeniedException":
 			class, hint = fault.Denied, " (check the role's rights on the table, and on its KMS key)"
-		case "UnrecognizedClientException", "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "IncompleteSignatureException",
-			"MissingAuthenticationTokenException", "ExpiredTokenException", "InvalidClientTokenId":
-			class, hint = fault.Denied, " (check the credentials)"
 		case "ValidationException", "SerializationException", "UnknownOperationException":
 			class = fault.Invalid
+		default:
+			if awsfault.Credentials(code) {
+				class, hint = fault.Denied, " (check the credentials)"
+			}
 		}
 	}
 	return fmt.Errorf("%w: %s in DynamoDB table %s%s: %w", class, doing, s.table, hint, err)
