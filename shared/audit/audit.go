@@ -23,7 +23,10 @@ type Event struct {
 	// Actor did it: a user's id, or operator:NAME. Empty where nobody was
 	// recognised.
 	Actor string
-	// Subject is the id of whose key it is.
+	// Token is the id of the access token whose session it was done in.
+	Token string
+	// Subject is the id of what it was done to: of whose key it is, or of the
+	// secret, project, account or token.
 	Subject string
 	// Outcome is one of those above.
 	Outcome string
@@ -51,7 +54,7 @@ func (l Log) Record(ctx context.Context, e Event) {
 	}
 	attributes := []slog.Attr{slog.String("action", e.Action), slog.String("outcome", e.Outcome)}
 	for _, optional := range []struct{ name, value string }{
-		{"actor", e.Actor}, {"subject", e.Subject}, {"reason", e.Reason},
+		{"actor", e.Actor}, {"token", e.Token}, {"subject", e.Subject}, {"reason", e.Reason},
 		{"requestId", e.RequestID}, {"address", e.Address},
 	} {
 		if optional.value != "" {

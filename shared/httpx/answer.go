@@ -18,13 +18,18 @@ func WriteJSON(w http.ResponseWriter, status int, value any) {
 		// Every value answered is a struct of ours; see the tests.
 		status, body = http.StatusInternalServerError, []byte(`{"message":"The answer could not be encoded.","object":"error"}`)
 	}
+	StartJSON(w, status)
+	// A client that went away is nobody's fault, and there is nobody to tell.
+	_, _ = w.Write(body)
+}
+
+// StartJSON writes the head of an answer in JSON whose body follows.
+func StartJSON(w http.ResponseWriter, status int) {
 	header := w.Header()
 	header.Set("Content-Type", "application/json; charset=utf-8")
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	// A client that went away is nobody's fault, and there is nobody to tell.
-	_, _ = w.Write(body)
 }
 
 // bitwardenError is Bitwarden's error object. Its clients print the message.
@@ -39,8 +44,14 @@ type bitwardenError struct {
 
 // WriteBitwardenError answers with an error that Bitwarden's clients can show.
 func WriteBitwardenError(w http.ResponseWriter, status int, message string) {
+	WriteBitwardenProblem(w, status, message, nil)
+}
+
+// WriteBitwardenProblem does so with messages about single members of the
+// request, by name.
+func WriteBitwardenProblem(w http.ResponseWriter, status int, message string, members map[string][]string) {
 	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
 	}
-	WriteJSON(w, status, bitwardenError{Message: message, Object: "error"})
+	WriteJSON(w, status, bitwardenError{Message: message, ValidationErrors: members, Object: "error"})
 }

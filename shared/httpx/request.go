@@ -48,7 +48,11 @@ func Wrap(h http.Handler, o Options) http.Handler {
 
 		defer func() {
 			level := slog.LevelInfo
-			if thrown := recover(); thrown != nil {
+			thrown := recover()
+			if thrown == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
+				// An answer that broke off: the connection has to, too.
+				defer panic(thrown)
+			} else if thrown != nil {
 				notes.add(fault.Thrown(thrown)...)
 				if recorder.status == 0 {
 					WriteBitwardenError(recorder, http.StatusInternalServerError, "An unexpected error has occurred.")

@@ -3,9 +3,13 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
+
+	"github.com/cenkalti/backoff/v5"
 
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
@@ -41,6 +45,80 @@ func (c Collection[T]) Get(ctx context.Context, id string) (Record[T], error) {
 		return Record[T]{}, err
 	}
 	return c.decode(doc)
+}
+
+// Key names a record of this collection for Store.GetMany.
+func (c Collection[T]) Key(id string) Key { return Key{c.name, id} }
+
+// Decode reads a document that Store.GetMany gave.
+func (c Collection[T]) Decode(doc Document) (Record[T], error) { return c.decode(doc) }
+
+// GetMany walks those of the records that exist, in the order of the ids, which
+// are different from one another and any number. It stops at the first error,
+// which it yields.
+func (c Collection[T]) GetMany(ctx context.Context, ids []string) iter.Seq2[Record[T], error] {
+	return func(yield func(Record[T], error) bool) {
+		for chunk := range slices.Chunk(ids, MaxKeys) {
+			keys := make([]Key, len(chunk))
+			for i, id := range chunk {
+				keys[i] = c.Key(id)
+			}
+			docs, err := c.store.GetMany(ctx, keys)
+			if err != nil {
+				yield(Record[T]{}, err)
+				return
+			}
+			for _, doc := range docs {
+				record, err := c.decode(doc)
+				if !yield(record, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Update reads a record, lets change alter it, and writes it back, again from
+// the start for as long as somebody else's write comes between the two. An
+// error of change ends it, and is returned as it is; ErrUnchanged ends it well.
+func (c Collection[T]) Update(ctx context.Context, id string, change func(*Record[T]) error) (Record[T], error) {
+	var record Record[T]
+	err := Retry(ctx, func() (err error) {
+		if record, err = c.Get(ctx, id); err != nil {
+			return err
+		}
+		if err = change(&record); err != nil {
+			return err
+		}
+		record.Revision, err = c.Put(ctx, record, AtRevision(record.Revision))
+		return err
+	})
+	if errors.Is(err, ErrUnchanged) {
+		err = nil
+	}
+	return record, err
+}
+
+// ErrUnchanged is what the change of Update returns where there is nothing to
+// write.
+var ErrUnchanged = errors.New("unchanged")
+
+// Retry repeats a read-and-write for as long as somebody else's write comes
+// between the two, until ctx ends.
+func Retry(ctx context.Context, try func() error) error {
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = time.Millisecond, 100*time.Millisecond
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := try()
+		if err != nil && fault.Of(err) != fault.Conflict {
+			err = backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0))
+	if fault.Of(err) == fault.Conflict {
+		return fmt.Errorf("%w: others kept writing the same record: %w", fault.Transient, err)
+	}
+	return err
 }
 
 // Put writes a record where the precondition holds and returns its revision.

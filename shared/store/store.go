@@ -27,6 +27,7 @@ const (
 	MaxName = 512        // bytes of an id, a parent or a look-up value
 	MaxBody = 256 * 1024 // bytes of a body
 	MaxPage = 250        // documents of a page
+	MaxKeys = 100        // documents that GetMany gives at once
 )
 
 // Document is one stored record.
@@ -148,6 +149,9 @@ type Page struct {
 	Next string
 }
 
+// Key names one document.
+type Key struct{ Collection, ID string }
+
 // Driver is what a store provider implements. It is safe for concurrent use by
 // many goroutines, and its data by many processes unless its documentation
 // says that there can be only one.
@@ -161,6 +165,10 @@ type Page struct {
 type Driver interface {
 	// Get returns one document, or NotFound.
 	Get(ctx context.Context, collection, id string) (Document, error)
+	// GetMany returns those of the documents that exist, in the order of the
+	// keys, which are 1 to MaxKeys and different from one another. Each is read
+	// as Get would, but not all at the same moment.
+	GetMany(ctx context.Context, keys []Key) ([]Document, error)
 	// Put writes a whole document where the precondition holds, and returns
 	// its new revision; otherwise Conflict and nothing is changed. A write that
 	// the driver itself repeats after a lost answer is acknowledged once.
@@ -190,6 +198,19 @@ func (s *Store) Get(ctx context.Context, collection, id string) (Document, error
 		return Document{}, fmt.Errorf("get %s: %w", collection, err)
 	}
 	return doc, nil
+}
+
+// GetMany returns those of the documents that exist, in the order of the keys.
+// It is one call of the driver.
+func (s *Store) GetMany(ctx context.Context, keys []Key) ([]Document, error) {
+	if err := checkKeys(keys); err != nil {
+		return nil, fmt.Errorf("get %d documents: %w", len(keys), err)
+	}
+	docs, err := s.driver.GetMany(ctx, keys)
+	if err != nil {
+		return nil, fmt.Errorf("get %d documents of %s: %w", len(keys), keys[0].Collection, err)
+	}
+	return docs, nil
 }
 
 // Put writes one document and returns its new revision.
@@ -260,6 +281,23 @@ func checkOptional(what, name string) error {
 		return fmt.Errorf("%w: the %s is not UTF-8", fault.Invalid, what)
 	case strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return fmt.Errorf("%w: the %s holds a control character", fault.Invalid, what)
+	}
+	return nil
+}
+
+func checkKeys(keys []Key) error {
+	if len(keys) < 1 || len(keys) > MaxKeys {
+		return fmt.Errorf("%w: 1 to %d documents can be had at once", fault.Invalid, MaxKeys)
+	}
+	seen := make(map[Key]bool, len(keys))
+	for _, k := range keys {
+		if err := errors.Join(checkCollection(k.Collection), checkName("id", k.ID)); err != nil {
+			return err
+		}
+		if seen[k] {
+			return fmt.Errorf("%w: a document is asked for twice", fault.Invalid)
+		}
+		seen[k] = true
 	}
 	return nil
 }

@@ -26,12 +26,10 @@ type Table struct {
 	mu       sync.RWMutex
 	// documents also holds those that have expired, until sweep drops them: a
 	// new document in their place goes on from their revision.
-	documents map[key]Document
+	documents map[Key]Document
 	listings  map[listing][]string // ids in byte order
 	unswept   int                  // changes since the last sweep
 }
-
-type key struct{ collection, id string }
 
 type listing struct {
 	collection string
@@ -50,7 +48,7 @@ var _ Driver = (*Table)(nil)
 
 // NewTable makes an empty table.
 func NewTable() *Table {
-	return &Table{now: time.Now, documents: map[key]Document{}, listings: map[listing][]string{}}
+	return &Table{now: time.Now, documents: map[Key]Document{}, listings: map[listing][]string{}}
 }
 
 // Get returns one document.
@@ -60,12 +58,30 @@ func (t *Table) Get(ctx context.Context, collection, id string) (Document, error
 	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	doc, ok := t.documents[key{collection, id}]
+	doc, ok := t.documents[Key{collection, id}]
 	if !ok || doc.expired(t.now()) {
 		return Document{}, fault.NotFound
 	}
 	doc.Body = slices.Clone(doc.Body)
 	return doc, nil
+}
+
+// GetMany returns those of the documents that exist.
+func (t *Table) GetMany(ctx context.Context, keys []Key) ([]Document, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var found []Document
+	now := t.now()
+	for _, k := range keys {
+		if doc, ok := t.documents[k]; ok && !doc.expired(now) {
+			doc.Body = slices.Clone(doc.Body)
+			found = append(found, doc)
+		}
+	}
+	return found, nil
 }
 
 // Put writes one document.
@@ -107,7 +123,7 @@ func (t *Table) List(ctx context.Context, q Query) (Page, error) {
 	var page Page
 	now, size := t.now(), 0
 	for _, id := range ids[start:] {
-		doc := t.documents[key{q.Collection, id}]
+		doc := t.documents[Key{q.Collection, id}]
 		if doc.expired(now) {
 			continue
 		}
@@ -131,7 +147,7 @@ func (t *Table) Close() error { return nil }
 func (t *Table) Update(change func(*Batch) error) error {
 	t.updating.Lock()
 	defer t.updating.Unlock()
-	b := &Batch{table: t, changes: map[key]*Document{}}
+	b := &Batch{table: t, changes: map[Key]*Document{}}
 	if err := change(b); err != nil {
 		return err
 	}
@@ -145,19 +161,19 @@ func (t *Table) Update(change func(*Batch) error) error {
 }
 
 // set stores a document, or removes it where doc is nil.
-func (t *Table) set(at key, doc *Document) {
+func (t *Table) set(at Key, doc *Document) {
 	old, existed := t.documents[at]
 	if existed {
-		t.unlist(listing{at.collection, byParent, old.Parent}, at.id)
-		t.unlist(listing{at.collection, byLookup, old.Lookup}, at.id)
+		t.unlist(listing{at.Collection, byParent, old.Parent}, at.ID)
+		t.unlist(listing{at.Collection, byLookup, old.Lookup}, at.ID)
 	}
 	if doc == nil {
 		delete(t.documents, at)
 		return
 	}
 	t.documents[at] = *doc
-	t.list(listing{at.collection, byParent, doc.Parent}, at.id)
-	t.list(listing{at.collection, byLookup, doc.Lookup}, at.id)
+	t.list(listing{at.Collection, byParent, doc.Parent}, at.ID)
+	t.list(listing{at.Collection, byLookup, doc.Lookup}, at.ID)
 }
 
 func (t *Table) list(at listing, id string) {
@@ -214,12 +230,12 @@ func (d Document) forgettable(now time.Time) bool {
 // before it.
 type Batch struct {
 	table   *Table
-	changes map[key]*Document // nil: removed
+	changes map[Key]*Document // nil: removed
 }
 
 // Put is Driver's.
 func (b *Batch) Put(doc Document, pre Precondition) (int64, error) {
-	at, now := key{doc.Collection, doc.ID}, b.table.now()
+	at, now := Key{doc.Collection, doc.ID}, b.table.now()
 	stored, _ := b.stored(at)
 	if err := hold(pre, stored, now); err != nil {
 		return 0, err
@@ -232,7 +248,7 @@ func (b *Batch) Put(doc Document, pre Precondition) (int64, error) {
 
 // Delete is Driver's.
 func (b *Batch) Delete(collection, id string, pre Precondition) error {
-	at, now := key{collection, id}, b.table.now()
+	at, now := Key{collection, id}, b.table.now()
 	stored, ok := b.stored(at)
 	if !ok || stored.expired(now) {
 		return fault.NotFound
@@ -258,7 +274,7 @@ func (b *Batch) Restore(doc Document) error {
 	if doc.Revision < 1 {
 		return fmt.Errorf("%w: the revision %d is not positive", fault.Invalid, doc.Revision)
 	}
-	at := key{doc.Collection, doc.ID}
+	at := Key{doc.Collection, doc.ID}
 	if _, ok := b.stored(at); ok {
 		return fmt.Errorf("%w: a second document in %s with this id", fault.Invalid, doc.Collection)
 	}
@@ -274,7 +290,7 @@ func (b *Batch) Changed() bool { return len(b.changes) > 0 }
 // must not be changed.
 func (b *Batch) Documents() iter.Seq[Document] {
 	return func(yield func(Document) bool) {
-		var keys []key
+		var keys []Key
 		for at := range b.table.documents {
 			if _, changed := b.changes[at]; !changed {
 				keys = append(keys, at)
@@ -283,8 +299,8 @@ func (b *Batch) Documents() iter.Seq[Document] {
 		for at := range b.changes {
 			keys = append(keys, at)
 		}
-		slices.SortFunc(keys, func(x, y key) int {
-			return cmp.Or(cmp.Compare(x.collection, y.collection), cmp.Compare(x.id, y.id))
+		slices.SortFunc(keys, func(x, y Key) int {
+			return cmp.Or(cmp.Compare(x.Collection, y.Collection), cmp.Compare(x.ID, y.ID))
 		})
 		now := b.table.now()
 		for _, at := range keys {
@@ -298,7 +314,7 @@ func (b *Batch) Documents() iter.Seq[Document] {
 
 // stored gives what is at a key now, expired or not. Only Update changes the
 // table, so that it can be read here without its lock.
-func (b *Batch) stored(at key) (Document, bool) {
+func (b *Batch) stored(at Key) (Document, bool) {
 	if doc, changed := b.changes[at]; changed {
 		if doc == nil {
 			return Document{}, false

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/store"
@@ -142,7 +140,7 @@ func (k *Keys) Create(ctx context.Context, user string, key Key) error {
 
 // Put stores a user's key whether or not there was one.
 func (k *Keys) Put(ctx context.Context, user string, key Key) error {
-	return k.update(ctx, func() error {
+	return store.Retry(ctx, func() error {
 		before, err := k.keys.Get(ctx, user)
 		if fault.Of(err) == fault.NotFound {
 			return k.Create(ctx, user, key)
@@ -210,7 +208,7 @@ func (k *Keys) All(ctx context.Context) iter.Seq2[Info, error] {
 // opened and compared before it is stored.
 func (k *Keys) Reseal(ctx context.Context, user string, current uint32) (bool, error) {
 	changed := false
-	err := k.update(ctx, func() error {
+	err := store.Retry(ctx, func() error {
 		record, err := k.keys.Get(ctx, user)
 		if err != nil {
 			return fmt.Errorf("user key: %w", err)
@@ -253,24 +251,6 @@ func (k *Keys) write(ctx context.Context, user string, key Key, value stored, pr
 		return fmt.Errorf("user key: %w", err)
 	}
 	return nil
-}
-
-// update repeats a read-and-write for as long as somebody else's write comes
-// between the two, until ctx ends.
-func (k *Keys) update(ctx context.Context, try func() error) error {
-	wait := backoff.NewExponentialBackOff()
-	wait.InitialInterval, wait.MaxInterval = time.Millisecond, 100*time.Millisecond
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := try()
-		if err != nil && fault.Of(err) != fault.Conflict {
-			err = backoff.Permanent(err)
-		}
-		return struct{}{}, err
-	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0))
-	if fault.Of(err) == fault.Conflict {
-		return fmt.Errorf("%w: others kept writing the same key: %w", fault.Transient, err)
-	}
-	return err
 }
 
 // noteAccess is best effort: it costs a read nothing but a little time, and

@@ -75,6 +75,7 @@ var _ store.Driver = (*Store)(nil)
 // client is what documents need of the service.
 type client interface {
 	GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error)
+	BatchGetItem(context.Context, *dynamodb.BatchGetItemInput, ...func(*dynamodb.Options)) (*dynamodb.BatchGetItemOutput, error)
 	PutItem(context.Context, *dynamodb.PutItemInput, ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error)
 	TransactWriteItems(context.Context, *dynamodb.TransactWriteItemsInput, ...func(*dynamodb.Options)) (*dynamodb.TransactWriteItemsOutput, error)
 	Query(context.Context, *dynamodb.QueryInput, ...func(*dynamodb.Options)) (*dynamodb.QueryOutput, error)
@@ -105,6 +106,59 @@ func (s *Store) Get(ctx context.Context, collection, id string) (store.Document,
 	return found.doc, nil
 }
 
+// GetMany is one BatchGetItem, and a further one for what the service left out:
+// it answers with 16 MB at the most, and with less when it is busy.
+func (s *Store) GetMany(ctx context.Context, keys []store.Key) ([]store.Document, error) {
+	wanted := types.KeysAndAttributes{ConsistentRead: aws.Bool(true)}
+	position := make(map[string]int, len(keys)) // by partition key
+	for i, k := range keys {
+		key := mainKey(k.Collection, k.ID)
+		wanted.Keys = append(wanted.Keys, key)
+		position[key[partitionKey].(*types.AttributeValueMemberS).Value] = i
+	}
+	docs := make([]*store.Document, len(keys))
+	for wait := newWait(); ; {
+		answer, err := s.client.BatchGetItem(ctx, &dynamodb.BatchGetItemInput{
+			RequestItems: map[string]types.KeysAndAttributes{s.table: wanted},
+		})
+		if err != nil {
+			return nil, s.explain("batch get item", err)
+		}
+		for _, item := range answer.Responses[s.table] {
+			pk, ok := item[partitionKey].(*types.AttributeValueMemberS)
+			if !ok {
+				return nil, fmt.Errorf("%w: an item has no %s", fault.Lost, partitionKey)
+			}
+			i, asked := position[pk.Value]
+			if !asked {
+				return nil, fmt.Errorf("%w: DynamoDB answered with an item that was not asked for", fault.Lost)
+			}
+			found, err := decode(keys[i].Collection, keys[i].ID, item)
+			if err != nil {
+				return nil, err
+			}
+			if found.liveRevision(s.now()) != 0 {
+				docs[i] = &found.doc
+			}
+		}
+		left, more := answer.UnprocessedKeys[s.table]
+		if !more || len(left.Keys) == 0 {
+			break
+		}
+		wanted = left
+		if err := wait.next(ctx, "DynamoDB left out a part of what was asked for"); err != nil {
+			return nil, err
+		}
+	}
+	var found []store.Document
+	for _, doc := range docs {
+		if doc != nil {
+			found = append(found, *doc)
+		}
+	}
+	return found, nil
+}
+
 // Put is one PutItem or, for a document with a parent or a look-up value, one
 // TransactWriteItems, and a second one only for a write that has to move a
 // document's copies.
@@ -125,7 +179,7 @@ func (s *Store) Put(ctx context.Context, doc store.Document, pre store.Precondit
 			return 0, conflict(found, s.now())
 		}
 		condition = ifUnchanged(found)
-		if err := wait.next(ctx); err != nil {
+		if err := wait.next(ctx, othersWrite); err != nil {
 			return 0, err
 		}
 	}
@@ -151,7 +205,7 @@ func (s *Store) Delete(ctx context.Context, collection, id string, pre store.Pre
 			return err
 		}
 		found = other
-		if err := wait.next(ctx); err != nil {
+		if err := wait.next(ctx, othersWrite); err != nil {
 			return err
 		}
 	}
@@ -256,7 +310,7 @@ func (s *Store) commit(ctx context.Context, doc store.Document, items []types.Tr
 		if !inConflict(err) {
 			return false, nil, s.explain("write", err)
 		}
-		if err := wait.next(ctx); err != nil {
+		if err := wait.next(ctx, othersWrite); err != nil {
 			return false, nil, err
 		}
 	}
@@ -298,7 +352,7 @@ func inConflict(err error) bool {
 	return conflicts
 }
 
-// waiter spaces the attempts of writers that contend for one document.
+// waiter spaces attempts.
 type waiter struct{ *backoff.ExponentialBackOff }
 
 func newWait() waiter {
@@ -308,14 +362,17 @@ func newWait() waiter {
 	return waiter{b}
 }
 
-func (w waiter) next(ctx context.Context) error {
+// othersWrite is why a write is tried again.
+const othersWrite = "others were writing the document all the time"
+
+func (w waiter) next(ctx context.Context, reason string) error {
 	timer := time.NewTimer(w.NextBackOff())
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: others were writing the document all the time: %w", fault.Transient, ctx.Err())
+		return fmt.Errorf("%w: %s: %w", fault.Transient, reason, ctx.Err())
 	}
 }
 

@@ -108,7 +108,7 @@ func (s *Store) enableRecovery(ctx context.Context) error {
 		if _, unavailable := errors.AsType[*types.ContinuousBackupsUnavailableException](err); !unavailable {
 			return ignoreUnknown(err)
 		}
-		if ended := wait.next(ctx); ended != nil {
+		if ended := wait.next(ctx, "the table is still being made"); ended != nil {
 			return errors.Join(err, ended)
 		}
 	}

@@ -152,6 +152,11 @@ func (s *Store) Get(ctx context.Context, collection, id string) (store.Document,
 	return s.table.Get(ctx, collection, id)
 }
 
+// GetMany returns those of the documents that exist.
+func (s *Store) GetMany(ctx context.Context, keys []store.Key) ([]store.Document, error) {
+	return s.table.GetMany(ctx, keys)
+}
+
 // List returns a page.
 func (s *Store) List(ctx context.Context, q store.Query) (store.Page, error) {
 	return s.table.List(ctx, q)

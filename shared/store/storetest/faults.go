@@ -14,10 +14,11 @@ type Method string
 
 // The methods that Faults counts and disturbs.
 const (
-	Get    Method = "Get"
-	Put    Method = "Put"
-	Delete Method = "Delete"
-	List   Method = "List"
+	Get     Method = "Get"
+	GetMany Method = "GetMany"
+	Put     Method = "Put"
+	Delete  Method = "Delete"
+	List    Method = "List"
 )
 
 // When says at which moment a call fails.
@@ -36,7 +37,8 @@ const (
 type Fault struct {
 	// Method is the call to disturb; empty: any.
 	Method Method
-	// Collection is the one whose call is disturbed; empty: any.
+	// Collection is the one whose call is disturbed (of GetMany: that of the
+	// first key); empty: any.
 	Collection string
 	// Skip is how many such calls pass first.
 	Skip int
@@ -83,7 +85,7 @@ func (f *Faults) Calls(methods ...Method) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(methods) == 0 {
-		methods = []Method{Get, Put, Delete, List}
+		methods = []Method{Get, GetMany, Put, Delete, List}
 	}
 	total := 0
 	for _, method := range methods {
@@ -151,6 +153,18 @@ func (f *Faults) Get(ctx context.Context, collection, id string) (doc store.Docu
 		return store.Document{}, err
 	}
 	return doc, nil
+}
+
+// GetMany is the driver's, disturbed.
+func (f *Faults) GetMany(ctx context.Context, keys []store.Key) (docs []store.Document, err error) {
+	err = f.disturb(ctx, GetMany, keys[0].Collection, func() (err error) {
+		docs, err = f.driver.GetMany(ctx, keys)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return docs, nil
 }
 
 // Put is the driver's, disturbed.
