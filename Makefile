@@ -39,8 +39,8 @@ run: ## build and run everything on this machine (ARGS='--store dynamodb …')
 	$(if $(findstring softhsm,$(ARGS)),@$(MAKE) --no-print-directory bin/latchkey-pkcs11)
 	@exec bin/latchkey up $(ARGS)
 
-run-lambda: ## the same with the real Lambda binary under a Lambda runtime
-	$(LAMBDA) -o bin/lambda/keyconnector/bootstrap ./functions/keyconnector/aws
+run-lambda: ## the same with the real Lambda binaries under a Lambda runtime
+	@for f in $(FUNCTIONS); do $(LAMBDA) -o bin/lambda/$$f/bootstrap ./functions/$$f/aws || exit 1; done
 	@$(MAKE) --no-print-directory run ARGS='--lambda $(ARGS)'
 
 # ---- test --------------------------------------------------------------------
@@ -82,13 +82,23 @@ vuln: ## govulncheck (VULNDB=file.tar.gz for a local database)
 
 # ---- AWS ---------------------------------------------------------------------
 
-.PHONY: build-KeyConnectorFunction lambda
-# `sam build` calls build-<LogicalId> with ARTIFACTS_DIR.
-build-KeyConnectorFunction:
-	GOOS=linux GOARCH=arm64 $(LAMBDA) -o '$(ARTIFACTS_DIR)/bootstrap' ./functions/keyconnector/aws
+FUNCTIONS := keyconnector tokenexchange tokenrevoke machineaccounts secrets
+SAM_BUILDS := build-KeyConnectorFunction build-TokenExchangeFunction build-TokenRevokeFunction \
+              build-MachineAccountsFunction build-SecretsFunction
 
+.PHONY: lambda $(SAM_BUILDS)
+# `sam build` calls build-<LogicalId> with ARTIFACTS_DIR.
+build-KeyConnectorFunction:    FUNCTION = keyconnector
+build-TokenExchangeFunction:   FUNCTION = tokenexchange
+build-TokenRevokeFunction:     FUNCTION = tokenrevoke
+build-MachineAccountsFunction: FUNCTION = machineaccounts
+build-SecretsFunction:         FUNCTION = secrets
+$(SAM_BUILDS):
+	GOOS=linux GOARCH=arm64 $(LAMBDA) -o '$(ARTIFACTS_DIR)/bootstrap' ./functions/$(FUNCTION)/aws
+
+LAMBDA_OUT ?= bin/lambda-arm64
 lambda: ## build the arm64 Lambda binaries into bin/lambda-arm64
-	@$(MAKE) --no-print-directory build-KeyConnectorFunction ARTIFACTS_DIR=bin/lambda-arm64/keyconnector
+	@for f in $(FUNCTIONS); do GOOS=linux GOARCH=arm64 $(LAMBDA) -o $(LAMBDA_OUT)/$$f/bootstrap ./functions/$$f/aws || exit 1; done
 
 .PHONY: clean
 clean: ## remove what was built

@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkey-fn/latchkey/shared/config"
-	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/httpx"
 )
 
@@ -97,19 +96,3 @@ var pathPrefix = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)*$`)
 
 // HasPrevious tells whether there is a previous key.
 func (c *Config) HasPrevious() bool { return c.Previous.Kind != "" }
-
-// Only refuses settings that ask for another store or key provider than the
-// one that a binary was built with.
-func (c *Config) Only(store, keys string) error {
-	var faults []error
-	if c.Store.Kind != store {
-		faults = append(faults, fmt.Errorf("%w: %sSTORE=%s: this binary has %s only", fault.Invalid, config.Prefix, c.Store.Kind, store))
-	}
-	if c.Keys.Kind != keys {
-		faults = append(faults, fmt.Errorf("%w: %sKEYS=%s: this binary has %s only", fault.Invalid, config.Prefix, c.Keys.Kind, keys))
-	}
-	if c.HasPrevious() && c.Previous.Kind != keys {
-		faults = append(faults, fmt.Errorf("%w: %sPREVIOUS_KEYS=%s: this binary has %s only", fault.Invalid, config.Prefix, c.Previous.Kind, keys))
-	}
-	return errors.Join(faults...)
-}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"strings"
 	"testing"
 
 	lambdaevents "github.com/aws/aws-lambda-go/events"
@@ -65,7 +66,7 @@ func TestTheEventsAreAnsweredAsClientsWant(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range names {
-		if !replayed[name] {
+		if strings.HasPrefix(name, "keyconnector-") && !replayed[name] {
 			t.Errorf("%s is replayed by no test", name)
 		}
 	}

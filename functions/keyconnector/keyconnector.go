@@ -8,15 +8,12 @@ package keyconnector
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/audit"
@@ -58,15 +55,11 @@ type Function struct {
 // New puts the function together. Nothing is contacted before the first
 // request.
 func New(c Config, p Parts) (*Function, error) {
-	client, err := identityClient(c.Identity.CAFile)
-	if err != nil {
-		return nil, err
-	}
 	verifier, err := auth.New(auth.Config{
 		IdentityURL: c.Identity.URL,
 		Issuer:      c.Identity.Issuer,
 		KeysFile:    c.Identity.KeysFile,
-		Client:      client,
+		CAFile:      c.Identity.CAFile,
 		Log:         p.Logger,
 	})
 	if err != nil {
@@ -101,27 +94,6 @@ func New(c Config, p Parts) (*Function, error) {
 		}),
 		Users: h.users, Ring: ring, Verifier: verifier,
 	}, nil
-}
-
-// identityClient trusts a private certificate authority besides the system's.
-func identityClient(caFile string) (*http.Client, error) {
-	if caFile == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(caFile)
-	if err != nil {
-		return nil, fmt.Errorf("%w: certificates of the identity server: %w", fault.Invalid, err)
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("certificates of the system: %w", err)
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%w: %s holds no certificate in PEM", fault.Invalid, caFile)
-	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = &tls.Config{RootCAs: pool}
-	return &http.Client{Transport: transport}, nil
 }
 
 type handler struct {

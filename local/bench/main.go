@@ -48,6 +48,8 @@ var groups = []group{
 	{"up", (*bench).up},
 	{"stores", (*bench).stores},
 	{"keys", (*bench).keys},
+	{"machines", (*bench).machines},
+	{"secrets", (*bench).secretLists},
 }
 
 var errExceeded = errors.New("a budget is exceeded")

@@ -143,8 +143,13 @@ type Claims struct {
 	Methods []string
 	// Scopes: "api" and "offline_access" if nil.
 	Scopes []string
-	// Owner, Admin, Member and Custom are ids of organisations, by role.
-	Owner, Admin, Member, Custom []string
+	// Owner, Admin, Member and Custom are ids of organisations, by role, and
+	// SecretsManager of those whose Secrets Manager the user may enter. The
+	// tokens of Vaultwarden have none.
+	Owner, Admin, Member, Custom, SecretsManager []string
+	// Groups and Audience are the claims groups and aud, which Bitwarden's
+	// tokens do not have, and other providers' do.
+	Groups, Audience []string
 	// Lifetime: that of the server if zero; negative gives an expired token.
 	Lifetime time.Duration
 	// Set is laid over the claims, and Header over the header; nil removes.
@@ -211,6 +216,7 @@ func (s *Server) claims(c Claims) map[string]any {
 		"email": c.User + "@example.test", "email_verified": true, "name": "Development user", "premium": false,
 		"sstamp": uuid.NewString(), "device": uuid.NewString(), "devicetype": "9",
 	}
+	addLists(claims, map[string][]string{"groups": c.Groups, "aud": c.Audience})
 	if s.config.Vaultwarden {
 		return claims
 	}
@@ -220,16 +226,24 @@ func (s *Server) claims(c Claims) map[string]any {
 	if personalKey {
 		claims["idp"] = "bitwarden"
 	}
-	for name, ids := range map[string][]string{"orgowner": c.Owner, "orgadmin": c.Admin, "orguser": c.Member, "orgcustom": c.Custom} {
-		switch len(ids) {
+	addLists(claims, map[string][]string{
+		"orgowner": c.Owner, "orgadmin": c.Admin, "orguser": c.Member, "orgcustom": c.Custom, "accesssecretsmanager": c.SecretsManager,
+	})
+	return claims
+}
+
+// addLists leaves out what is empty, and writes an array of one as Bitwarden
+// does.
+func addLists(claims map[string]any, lists map[string][]string) {
+	for name, values := range lists {
+		switch len(values) {
 		case 0:
-		case 1: // as Bitwarden writes an array of one
-			claims[name] = ids[0]
+		case 1:
+			claims[name] = values[0]
 		default:
-			claims[name] = ids
+			claims[name] = values
 		}
 	}
-	return claims
 }
 
 func overlay(values, over map[string]any) map[string]any {

@@ -140,7 +140,7 @@ func TestTokenEndpoint(t *testing.T) {
 	s := newServer(t, devidentity.Config{})
 	server := httptest.NewServer(s)
 	defer server.Close()
-	v, err := auth.New(auth.Config{IdentityURL: server.URL})
+	v, err := auth.New(auth.Config{IdentityURL: server.URL, Claims: []string{"orgadmin", "accesssecretsmanager", "groups", "aud", "role", "sub"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,27 @@ func TestTokenEndpoint(t *testing.T) {
 			}
 		})
 	}
+	t.Run("every claim that an operator can have", func(t *testing.T) {
+		_, body := ask(t, server.URL, url.Values{
+			"user": {user}, "orgadmin": {org}, "accesssecretsmanager": {"x, " + org}, "groups": {"a,b"}, "aud": {"latchkey"},
+			"set": {"role=viewer", "sub=alice", "role=a=b"},
+		})
+		raw, _ := body["access_token"].(string)
+		token, err := v.Verify(t.Context(), raw, auth.Policy{Audiences: []string{"latchkey"}, AnySubject: true})
+		if err != nil || token.Subject != "alice" {
+			t.Fatalf("token is %+v, error %v", token, err)
+		}
+		for name, want := range map[string][]string{
+			"orgadmin": {org}, "accesssecretsmanager": {"x", org}, "groups": {"a", "b"}, "aud": {"latchkey"}, "role": {"viewer", "a=b"},
+		} {
+			if !slices.Equal(token.Claims[name], want) {
+				t.Errorf("%s is %q, not %q", name, token.Claims[name], want)
+			}
+		}
+	})
 	for name, form := range map[string]url.Values{
+		"a claim of none":  {"user": {user}, "set": {"=x"}},
+		"a claim alone":    {"user": {user}, "set": {"x"}},
 		"nobody":           {},
 		"no GUID":          {"user": {"bob"}},
 		"another client":   {"client_id": {"organization." + user}},

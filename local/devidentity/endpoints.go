@@ -2,6 +2,7 @@ package devidentity
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -55,6 +56,11 @@ func (s *Server) keySet(w http.ResponseWriter, _ *http.Request) {
 //	scope, amr  separated by spaces; empty values count
 //	orgs        ids of the organisations the user is a member of, by comma
 //	orgowner    ids of those the user owns
+//	orgadmin    ids of those the user administers
+//	accesssecretsmanager
+//	            ids of those whose Secrets Manager the user may enter
+//	groups, aud values of these claims, by comma
+//	set         NAME=VALUE for any other claim; several of one name are an array
 //	expires_in  seconds; negative for a token that has expired
 func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
@@ -73,8 +79,19 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		Scopes:   words(r, "scope"),
 		Member:   ids(r, "orgs"),
 		Owner:    ids(r, "orgowner"),
+		Admin:    ids(r, "orgadmin"),
+		Groups:   ids(r, "groups"),
+		Audience: ids(r, "aud"),
 		Lifetime: s.config.Lifetime,
+
+		SecretsManager: ids(r, "accesssecretsmanager"),
 	}
+	set, err := pairs(r.PostForm["set"])
+	if err != nil {
+		refuse(w, "invalid_request", err.Error())
+		return
+	}
+	claims.Set = set
 	if user, ok := strings.CutPrefix(claims.ClientID, personalKeyPrefix); ok && claims.User == "" {
 		claims.User = user
 	}
@@ -115,6 +132,21 @@ func words(r *http.Request, field string) []string {
 
 func ids(r *http.Request, field string) []string {
 	return strings.FieldsFunc(r.PostForm.Get(field), func(c rune) bool { return c == ',' || c == ' ' })
+}
+
+// pairs reads NAME=VALUE.
+func pairs(texts []string) (map[string]any, error) {
+	values := map[string][]string{}
+	for _, text := range texts {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok || name == "" {
+			return nil, errors.New("set is not of the form NAME=VALUE")
+		}
+		values[name] = append(values[name], value)
+	}
+	claims := map[string]any{}
+	addLists(claims, values)
+	return claims, nil
 }
 
 func refuse(w http.ResponseWriter, code, description string) {

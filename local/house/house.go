@@ -101,42 +101,67 @@ func loadAWS(ctx context.Context, a config.AWS) (aws.Config, error) {
 	})
 }
 
-// KeyConnector is the function with what it stands on.
-type KeyConnector struct {
-	*keyconnector.Function
-	Store   store.Driver
-	Key     kms.Unwrapper
-	closers Closers
+// Settings choose the outside systems.
+type Settings struct {
+	Store config.Store
+	AWS   config.AWS
+	// Keys and Previous may be of no kind: then there is none.
+	Keys     config.Keys
+	Previous config.Keys
 }
 
-// OpenKeyConnector opens store and keys and puts the function on them.
-func OpenKeyConnector(ctx context.Context, c keyconnector.Config, logger *slog.Logger) (_ *KeyConnector, err error) {
-	kc := &KeyConnector{}
+// Parts are the outside systems, open. Several functions can stand on them.
+type Parts struct {
+	Closers
+	Store    store.Driver
+	Key      kms.Unwrapper
+	Previous []kms.Unwrapper
+}
+
+// Open opens the store, and the keys where the settings have any.
+func Open(ctx context.Context, s Settings, logger *slog.Logger) (_ *Parts, err error) {
+	p := &Parts{}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, kc.Close())
+			err = errors.Join(err, p.Close())
 		}
 	}()
-	if kc.Store, err = OpenStore(ctx, c.Store, c.AWS); err != nil {
+	if p.Store, err = OpenStore(ctx, s.Store, s.AWS); err != nil {
 		return nil, err
 	}
-	kc.closers.Add(kc.Store)
-	if kc.Key, err = OpenKey(ctx, c.Keys, c.AWS, logger); err != nil {
-		return nil, err
+	p.Add(p.Store)
+	if s.Keys.Kind != "" {
+		if p.Key, err = OpenKey(ctx, s.Keys, s.AWS, logger); err != nil {
+			return nil, err
+		}
+		p.Add(p.Key)
 	}
-	kc.closers.Add(kc.Key)
-	parts := keyconnector.Parts{Store: kc.Store, Key: kc.Key, Logger: logger}
-	if c.HasPrevious() {
-		previous, err := OpenKey(ctx, c.Previous, c.AWS, logger)
+	if s.Previous.Kind != "" {
+		previous, err := OpenKey(ctx, s.Previous, s.AWS, logger)
 		if err != nil {
 			return nil, err
 		}
-		kc.closers.Add(previous)
-		parts.Previous = []kms.Unwrapper{previous}
+		p.Add(previous)
+		p.Previous = []kms.Unwrapper{previous}
 	}
-	kc.Function, err = keyconnector.New(c, parts)
-	return kc, err
+	return p, nil
 }
 
-// Close gives everything back.
-func (kc *KeyConnector) Close() error { return kc.closers.Close() }
+// KeyConnector is the function with what it stands on.
+type KeyConnector struct {
+	*keyconnector.Function
+	*Parts
+}
+
+// OpenKeyConnector opens store and keys and puts the function on them.
+func OpenKeyConnector(ctx context.Context, c keyconnector.Config, logger *slog.Logger) (*KeyConnector, error) {
+	parts, err := Open(ctx, Settings{Store: c.Store, AWS: c.AWS, Keys: c.Keys, Previous: c.Previous}, logger)
+	if err != nil {
+		return nil, err
+	}
+	function, err := keyconnector.New(c, keyconnector.Parts{Store: parts.Store, Key: parts.Key, Previous: parts.Previous, Logger: logger})
+	if err != nil {
+		return nil, errors.Join(err, parts.Close())
+	}
+	return &KeyConnector{function, parts}, nil
+}

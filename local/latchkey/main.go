@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/latchkey-fn/latchkey/local/smclient"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
 
@@ -30,7 +32,7 @@ var (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal does not wait for the first
-	os.Exit(execute(ctx, &terminal{out: os.Stdout, err: os.Stderr, in: os.Stdin}, os.Args[1:]))
+	os.Exit(execute(ctx, &terminal{out: os.Stdout, err: os.Stderr, in: os.Stdin, exec: replaceProcess}, os.Args[1:]))
 }
 
 // execute runs one command and gives its exit code.
@@ -52,16 +54,22 @@ func exitCode(err error) int {
 	switch {
 	case errors.Is(err, errDeclined):
 		return exitDeclined
-	case errors.Is(err, errNoKey):
+	case errors.Is(err, errNoKey), errors.Is(err, errNoSuch), isNotFound(err):
 		return exitNotFound
 	case errors.Is(err, errUsage):
 		return exitUsage
 	}
 	switch fault.Of(err) {
-	// What is not found, but for a user's key, is what a setting names.
+	// What is not found otherwise is what a setting names.
 	case fault.Invalid, fault.NotFound:
 		return exitUsage
 	default:
 		return exitFailed
 	}
+}
+
+// isNotFound tells whether a server says that there is no such thing.
+func isNotFound(err error) bool {
+	refusal, ok := errors.AsType[*smclient.Refusal](err)
+	return ok && refusal.Status == http.StatusNotFound
 }

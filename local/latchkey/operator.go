@@ -14,7 +14,6 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
-	"github.com/latchkey-fn/latchkey/shared/kms"
 	"github.com/latchkey-fn/latchkey/shared/store"
 	"github.com/latchkey-fn/latchkey/shared/userkey"
 )
@@ -50,6 +49,10 @@ func (s *keySettings) Validate() error {
 	return errors.Join(s.Store.Validate(), s.AWS.Validate(), s.Keys.Validate(), s.Previous.ValidatePrevious())
 }
 
+func (s *keySettings) house() house.Settings {
+	return house.Settings{Store: s.Store, AWS: s.AWS, Keys: s.Keys, Previous: s.Previous}
+}
+
 func openStoreOnly(ctx context.Context, t *terminal) (*operator, error) {
 	var s storeSettings
 	if err := keyconnector.LoadOperatorConfig(&s, config.Environment()); err != nil {
@@ -67,7 +70,7 @@ func openWithKeys(ctx context.Context, t *terminal) (*operator, error) {
 }
 
 // openOperator opens the store, and the keys where the settings have any.
-func openOperator(ctx context.Context, t *terminal, s keySettings) (_ *operator, err error) {
+func openOperator(ctx context.Context, t *terminal, s keySettings) (*operator, error) {
 	if err := existing(s.Store); err != nil {
 		return nil, err
 	}
@@ -75,34 +78,15 @@ func openOperator(ctx context.Context, t *terminal, s keySettings) (_ *operator,
 	// output: on the error stream.
 	log := logger(t.err)
 	o := &operator{audit: audit.New(log), name: "operator:unknown"}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, o.Close())
-		}
-	}()
 	if u, err := user.Current(); err == nil {
 		o.name = "operator:" + u.Username
 	}
-	driver, err := house.OpenStore(ctx, s.Store, s.AWS)
+	parts, err := house.Open(ctx, s.house(), log)
 	if err != nil {
 		return nil, err
 	}
-	o.Add(driver)
-	ring := keyring.Config{Name: userkey.Ring, Store: store.New(driver)}
-	if s.Keys.Kind != "" {
-		if ring.Key, err = house.OpenKey(ctx, s.Keys, s.AWS, log); err != nil {
-			return nil, err
-		}
-		o.Add(ring.Key)
-	}
-	if s.Previous.Kind != "" {
-		previous, err := house.OpenKey(ctx, s.Previous, s.AWS, log)
-		if err != nil {
-			return nil, err
-		}
-		o.Add(previous)
-		ring.Previous = []kms.Unwrapper{previous}
-	}
+	o.Add(parts)
+	ring := keyring.Config{Name: userkey.Ring, Store: store.New(parts.Store), Key: parts.Key, Previous: parts.Previous}
 	o.ring = keyring.New(ring)
 	o.users = userkey.New(ring.Store, o.ring, log)
 	return o, nil

@@ -21,6 +21,11 @@ type terminal struct {
 	in       io.Reader
 	json     bool
 	ran      bool // a command was found, and its flags and arguments are right
+
+	// exec makes this process a command's.
+	exec func(path string, args, environment []string) error
+	// scryptWork is the work factor of new key files; zero: age's own.
+	scryptWork int
 }
 
 func newRoot(t *terminal) *cobra.Command {
@@ -46,7 +51,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 not found,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w: %w (see %s --help)", errUsage, err, c.CommandPath())
 	})
-	root.AddCommand(newUp(t), newServe(t), newKeys(t), newDataKeys(t), newDoctor(t))
+	root.AddCommand(newUp(t), newServe(t), newKeys(t), newDataKeys(t), newDoctor(t),
+		newOrg(t), newMachine(t), newToken(t), newProject(t), newSecret(t), newRun(t))
 	return root
 }
 
@@ -64,10 +70,23 @@ func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	return c
 }
 
-// noArguments and oneArgument refuse with the exit code of wrong usage.
+// noArguments and its kind refuse with the exit code of wrong usage.
 func noArguments(c *cobra.Command, args []string) error { return arguments(c, args, 0) }
 
 func oneArgument(c *cobra.Command, args []string) error { return arguments(c, args, 1) }
+
+func twoArguments(c *cobra.Command, args []string) error { return arguments(c, args, 2) }
+
+func oneOrMore(c *cobra.Command, args []string) error { return atLeast(c, args, 1) }
+
+func twoOrMore(c *cobra.Command, args []string) error { return atLeast(c, args, 2) }
+
+func atLeast(c *cobra.Command, args []string, least int) error {
+	if len(args) >= least {
+		return nil
+	}
+	return fmt.Errorf("%w: %s takes %d argument(s) at least, not %d (see %s --help)", errUsage, c.CommandPath(), least, len(args), c.CommandPath())
+}
 
 func arguments(c *cobra.Command, args []string, want int) error {
 	if len(args) == want {

@@ -29,7 +29,7 @@ func TestWrongUsageIsToldWithItsExitCode(t *testing.T) {
 		{[]string{"up", "--store", "paper"}, "choose sqlite"},
 		{[]string{"up", "--keys", "paper"}, "choose software"},
 		{[]string{"up", "--lambda", "--store", "sqlite"}, "--lambda goes with --store dynamodb"},
-		{[]string{"up", "--lambda", "--bootstrap", "/nowhere/bootstrap"}, "the Lambda binary is missing"},
+		{[]string{"up", "--lambda", "--lambda-binaries", "/nowhere"}, "the Lambda binaries are missing"},
 		{[]string{"up", "--listen", "nowhere"}, "--listen nowhere"},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {

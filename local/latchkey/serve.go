@@ -22,16 +22,26 @@ import (
 // drainTime is how long requests in flight may go on after a signal to stop.
 const drainTime = 20 * time.Second
 
-type serveFlags struct{ listen, tlsCert, tlsKey string }
+type serveFlags struct {
+	listen, tlsCert, tlsKey string
+	functions               []string
+}
+
+// What one process can serve.
+const (
+	functionKeyConnector   = "key-connector"
+	functionSecretsManager = "secrets-manager"
+)
 
 func newServe(t *terminal) *cobra.Command {
 	var f serveFlags
 	c := &cobra.Command{
 		Use:   "serve",
-		Short: "Serve Key Connector on a server or in a container",
-		Long: `Serve Key Connector with the settings of the environment, and nothing for
-development. Bitwarden's clients insist on https: give a certificate here, or
-put a reverse proxy in front.`,
+		Short: "Serve Key Connector, Secrets Manager or both on a server or in a container",
+		Long: `Serve Key Connector, Secrets Manager or both with the settings of the
+environment, and nothing for development. Bitwarden's clients insist on https:
+give a certificate here, or put a reverse proxy in front. Secrets Manager is at
+/identity and /api.`,
 		Example: `  LATCHKEY_STORE=sqlite LATCHKEY_SQLITE_PATH=/var/lib/latchkey/latchkey.db \
   LATCHKEY_KEYS=awskms LATCHKEY_AWSKMS_KEY_ID=alias/latchkey \
   LATCHKEY_IDENTITY_URL=https://vault.example.org/identity \
@@ -41,6 +51,7 @@ put a reverse proxy in front.`,
 		RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), t, f) },
 	}
 	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:5000", "address and port; port 0 chooses a free one")
+	c.Flags().StringSliceVar(&f.functions, "functions", []string{functionKeyConnector}, "what to serve, separated by commas: "+functionKeyConnector+", "+functionSecretsManager)
 	c.Flags().StringVar(&f.tlsCert, "tls-cert", "", "file with the certificate chain in PEM, for https")
 	c.Flags().StringVar(&f.tlsKey, "tls-key", "", "file with the certificate's private key in PEM")
 	return c
@@ -51,15 +62,25 @@ func serve(ctx context.Context, t *terminal, f serveFlags) (err error) {
 		return fmt.Errorf("%w: --tls-cert and --tls-key go together", errUsage)
 	}
 	log := logger(t.out)
-	settings, err := loadSettings(ctx, log)
+	functions, err := loadFunctions(f.functions)
 	if err != nil {
 		return err
 	}
-	kc, err := house.OpenKeyConnector(ctx, settings, log)
+	for _, w := range functions.warnings {
+		log.WarnContext(ctx, w)
+	}
+	if functions.settings.Store.Kind == config.StoreMemory {
+		log.WarnContext(ctx, "the store is memory: everything in it is gone when this process ends")
+	}
+	parts, err := house.Open(ctx, functions.settings, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, kc.Close()) }()
+	defer func() { err = errors.Join(err, parts.Close()) }()
+	handler, err := functions.open(parts, log)
+	if err != nil {
+		return err
+	}
 	listener, err := listen(ctx, f)
 	if err != nil {
 		return err
@@ -68,21 +89,67 @@ func serve(ctx context.Context, t *terminal, f serveFlags) (err error) {
 	if f.tlsCert != "" {
 		scheme = "https"
 	}
-	log.InfoContext(ctx, "listening", "url", scheme+"://"+listener.Addr().String()+settings.PathPrefix,
-		"version", buildinfo.Version, "store", settings.Store.Kind, "keys", settings.Keys.Kind)
-	return serveUntilDone(ctx, listener, kc, log)
+	log.InfoContext(ctx, "listening", "url", scheme+"://"+listener.Addr().String()+functions.path, "functions", f.functions,
+		"version", buildinfo.Version, "store", functions.settings.Store.Kind, "keys", functions.settings.Keys.Kind)
+	return serveUntilDone(ctx, listener, handler, log)
 }
 
-// loadSettings reads the environment and logs what nothing reads.
-func loadSettings(ctx context.Context, log *slog.Logger) (keyconnector.Config, error) {
-	settings, warnings, err := keyconnector.LoadConfig(config.Environment())
-	for _, w := range warnings {
-		log.WarnContext(ctx, w)
+// functions are the settings of those that one process serves, which share
+// their store and keys.
+type functions struct {
+	keyConnector   *keyconnector.Config
+	secretsManager *house.SecretsManager
+	settings       house.Settings
+	path           string // of Key Connector
+	warnings       []string
+}
+
+// loadFunctions reads the settings of the functions with these names from the
+// environment. What is wrong with a setting that several have is told once.
+func loadFunctions(names []string) (functions, error) {
+	var f functions
+	var warnings [][]string
+	var faults []error
+	for _, name := range names {
+		switch name {
+		case functionKeyConnector:
+			c, unread, err := keyconnector.LoadConfig(config.Environment())
+			f.keyConnector, f.path = &c, c.PathPrefix
+			f.settings = house.Settings{Store: c.Store, AWS: c.AWS, Keys: c.Keys, Previous: c.Previous}
+			warnings, faults = append(warnings, unread), append(faults, err)
+		case functionSecretsManager:
+			c, unread, err := house.LoadSecretsManager(config.Environment())
+			f.secretsManager, f.settings = &c, c.Settings()
+			warnings, faults = append(warnings, unread), append(faults, err)
+		default:
+			return functions{}, fmt.Errorf("%w: --functions %s: choose of %s and %s", errUsage, name, functionKeyConnector, functionSecretsManager)
+		}
 	}
-	if err == nil && settings.Store.Kind == config.StoreMemory {
-		log.WarnContext(ctx, "the store is memory: every key is gone when this process ends")
+	if len(names) == 0 {
+		return functions{}, fmt.Errorf("%w: --functions: name at least one of %s and %s", errUsage, functionKeyConnector, functionSecretsManager)
 	}
-	return settings, err
+	f.warnings = house.InAll(warnings...)
+	return f, house.JoinOnce(faults...)
+}
+
+// open puts the functions on open parts, behind one address.
+func (f functions) open(parts *house.Parts, log *slog.Logger) (http.Handler, error) {
+	mux := http.NewServeMux()
+	if f.keyConnector != nil {
+		c, err := keyconnector.New(*f.keyConnector, keyconnector.Parts{Store: parts.Store, Key: parts.Key, Previous: parts.Previous, Logger: log})
+		if err != nil {
+			return nil, err
+		}
+		mux.Handle("/", c)
+	}
+	if f.secretsManager != nil {
+		list, err := f.secretsManager.Functions(parts, log)
+		if err != nil {
+			return nil, err
+		}
+		house.Gather(mux, list)
+	}
+	return mux, nil
 }
 
 func listen(ctx context.Context, f serveFlags) (net.Listener, error) {

@@ -25,6 +25,7 @@ import (
 	"github.com/latchkey-fn/latchkey/local/house"
 	"github.com/latchkey-fn/latchkey/local/lambdaruntime"
 	"github.com/latchkey-fn/latchkey/providers/stores/dynamodb"
+	"github.com/latchkey-fn/latchkey/providers/stores/memory"
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
@@ -32,12 +33,12 @@ import (
 // Where things are on the one port of `latchkey up`.
 const (
 	upPrefix       = "/key-connector"
-	identityPrefix = "/identity"
+	identityPrefix = "/development/identity" // /identity is Secrets Manager's
 )
 
 type upFlags struct {
-	listen, data, store, keys, bootstrap string
-	lambda                               bool
+	listen, data, store, keys, binaries string
+	lambda                              bool
 }
 
 func newUp(t *terminal) *cobra.Command {
@@ -59,7 +60,7 @@ started too.`,
 	c.Flags().StringVar(&f.store, "store", "", "sqlite, json, dynamodb (an emulator, in memory) or memory (default sqlite; dynamodb with --lambda)")
 	c.Flags().StringVar(&f.keys, "keys", "", "software, softhsm or awskms (an emulator) (default software; awskms with --lambda)")
 	c.Flags().BoolVar(&f.lambda, "lambda", false, "run the Lambda binaries")
-	c.Flags().StringVar(&f.bootstrap, "bootstrap", "", "the Lambda binary (default lambda/keyconnector/bootstrap beside this program)")
+	c.Flags().StringVar(&f.binaries, "lambda-binaries", "", "folder of the Lambda binaries, FUNCTION/bootstrap (default lambda beside this program)")
 	for name, values := range map[string][]string{
 		"store": {config.StoreSQLite, config.StoreJSON, config.StoreDynamoDB, config.StoreMemory},
 		"keys":  {config.KeysSoftware, keysSoftHSM, config.KeysAWSKMS},
@@ -125,21 +126,25 @@ func (f upFlags) withDefaults() (upFlags, error) {
 	}
 	f.store, f.keys = cmp.Or(f.store, store), cmp.Or(f.keys, keys)
 	if f.lambda && (f.store != config.StoreDynamoDB || f.keys != config.KeysAWSKMS) {
-		return f, fmt.Errorf("%w: --lambda goes with --store dynamodb and --keys awskms: the Lambda binary has no others", errUsage)
+		return f, fmt.Errorf("%w: --lambda goes with --store dynamodb and --keys awskms: the Lambda binaries have no others", errUsage)
 	}
-	if f.bootstrap == "" {
+	if f.binaries == "" {
 		self, err := os.Executable()
 		if err != nil {
 			return f, err
 		}
-		f.bootstrap = filepath.Join(filepath.Dir(self), "lambda", "keyconnector", "bootstrap")
+		f.binaries = filepath.Join(filepath.Dir(self), "lambda")
 	}
-	if _, err := os.Stat(f.bootstrap); f.lambda && err != nil {
-		return f, fmt.Errorf("%w: the Lambda binary is missing (`make run-lambda` builds it): %w", errUsage, err)
+	if _, err := os.Stat(f.bootstrap("keyconnector")); f.lambda && err != nil {
+		return f, fmt.Errorf("%w: the Lambda binaries are missing (`make run-lambda` builds them): %w", errUsage, err)
 	}
 	data, err := filepath.Abs(f.data)
 	f.data = data
 	return f, err
+}
+
+func (f upFlags) bootstrap(function string) string {
+	return filepath.Join(f.binaries, function, "bootstrap")
 }
 
 // upListener takes the usual port, or any where that is taken, unless one was
@@ -159,7 +164,7 @@ func upListener(ctx context.Context, asked string) (net.Listener, error) {
 	return listener, nil
 }
 
-// environment makes the settings that Key Connector is started with: the same
+// environment makes the settings that the functions are started with: the same
 // names as on a server.
 func (f upFlags) environment(ctx context.Context, parts *house.Closers, base string) (map[string]string, error) {
 	e := map[string]string{
@@ -168,6 +173,7 @@ func (f upFlags) environment(ctx context.Context, parts *house.Closers, base str
 		"LATCHKEY_IDENTITY_URL":      base + identityPrefix,
 		"LATCHKEY_WEB_VAULT_ORIGINS": base,
 		"LATCHKEY_PATH_PREFIX":       upPrefix,
+		"LATCHKEY_PUBLIC_URL":        base,
 		// Nothing outside of this machine is called; the emulators take any
 		// credentials.
 		"LATCHKEY_AWS_REGION":            localkms.Region,
@@ -243,38 +249,59 @@ func createTable(ctx context.Context, environment map[string]string) error {
 	return errors.Join(table.CreateTable(ctx), table.Close())
 }
 
-// handler is Key Connector in this process, or behind the Lambda runtime.
+// handler is the functions in this process, or each behind the Lambda runtime.
 func (f upFlags) handler(ctx context.Context, t *terminal, parts *house.Closers, environment map[string]string, log *slog.Logger) (http.Handler, error) {
-	if f.lambda {
-		function, err := lambdaruntime.New(lambdaruntime.Config{
-			Name: "keyconnector", Bootstrap: f.bootstrap, Env: environment, Logs: t.err,
-		})
-		if err != nil {
-			return nil, err
-		}
-		parts.Add(function)
-		return function.Handler(), nil
-	}
 	settings, _, err := keyconnector.LoadConfig(environment)
 	if err != nil {
 		return nil, err
 	}
-	kc, err := house.OpenKeyConnector(ctx, settings, log)
+	secretsManager, _, err := house.LoadSecretsManager(environment)
 	if err != nil {
 		return nil, err
 	}
-	parts.Add(kc)
-	if err := kc.Ring.Check(ctx); err != nil {
-		return nil, fmt.Errorf("%s was made with another --keys, or is damaged; give another --data, or the same --keys: %w", f.data, err)
+	mux := http.NewServeMux()
+	if !f.lambda {
+		kc, err := house.OpenKeyConnector(ctx, settings, log)
+		if err != nil {
+			return nil, err
+		}
+		parts.Add(kc)
+		if err := kc.Ring.Check(ctx); err != nil {
+			return nil, fmt.Errorf("%s was made with another --keys, or is damaged; give another --data, or the same --keys: %w", f.data, err)
+		}
+		list, err := secretsManager.Functions(kc.Parts, log)
+		if err != nil {
+			return nil, err
+		}
+		mux.Handle("/", kc)
+		house.Gather(mux, list)
+		return mux, nil
 	}
-	return kc, nil
+	// Functions that nobody asks contact nothing: these only tell their paths.
+	list, err := secretsManager.Functions(&house.Parts{Store: memory.New()}, log)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, house.Function{Name: "keyconnector", Paths: []string{"/"}})
+	for i, function := range list {
+		runtime, err := lambdaruntime.New(lambdaruntime.Config{
+			Name: function.Name, Bootstrap: f.bootstrap(function.Name), Env: environment, Logs: t.err,
+		})
+		if err != nil {
+			return nil, err
+		}
+		parts.Add(runtime)
+		list[i].Handler = runtime.Handler()
+	}
+	house.Gather(mux, list)
+	return mux, nil
 }
 
 func printUp(t *terminal, f upFlags, base string, environment map[string]string) error {
 	address := base + upPrefix
 	if t.json {
 		return t.printJSON(map[string]string{
-			"keyConnector": address, "identity": base + identityPrefix, "data": f.data,
+			"keyConnector": address, "secretsManager": base, "identity": base + identityPrefix, "data": f.data,
 			"store": f.store, "keys": f.keys,
 		})
 	}
@@ -284,7 +311,7 @@ func printUp(t *terminal, f upFlags, base string, environment map[string]string)
 	}
 	how := "one process"
 	if f.lambda {
-		how = "the Lambda binary"
+		how = "the Lambda binaries"
 	}
 	_, err := fmt.Fprintf(t.out, `%s (%s, store %s, keys %s). %s
 

@@ -22,23 +22,28 @@ func Cache() string {
 	return filepath.Join(os.Getenv("HOME"), ".cache", "latchkey")
 }
 
-// Tool gives the path of an executable, from the cache folder or PATH. Without
-// it the test is skipped, saying so; with CI=true that is a failure. The first
-// stage (go test -short) runs none of these tests.
+// Tool gives the path of an executable, as Find does. Without it the test is
+// skipped, saying so; with CI=true that is a failure. The first stage
+// (go test -short) runs none of these tests.
 func Tool(t testing.TB, name string) string {
 	t.Helper()
 	need(t)
-	for _, dir := range []string{"venv/bin", "npm/node_modules/.bin"} {
-		path := filepath.Join(Cache(), dir, name)
-		if _, err := os.Stat(path); err == nil {
-			return path
-		}
-	}
-	path, err := exec.LookPath(name)
+	path, err := Find(name)
 	if err != nil {
 		missing(t, name)
 	}
 	return path
+}
+
+// Find gives the path of an executable, from the cache folder or PATH.
+func Find(name string) (string, error) {
+	for _, dir := range []string{"venv/bin", "npm/node_modules/.bin"} {
+		path := filepath.Join(Cache(), dir, name)
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return exec.LookPath(name)
 }
 
 // File gives the first of the candidates that exists (a shared library that

@@ -159,7 +159,7 @@ func TestProcessesThatStartAtOnceShareOneDataKey(t *testing.T) {
 			}
 			var servers [processes]server
 			for i, p := range started {
-				servers[i] = server{url: p.url(t, listening), client: client(t)}
+				servers[i] = server{url: p.url(t, listening), client: client(t, nil)}
 			}
 			var wait sync.WaitGroup
 			for _, s := range servers {
@@ -194,7 +194,7 @@ func TestASecondProcessOverAJSONFileIsRefused(t *testing.T) {
 	t.Parallel()
 	testenv.Tool(t, "go")
 	w := newWitness(t, jsonFile(t), softwareKey(t))
-	s := server{url: w.start(t).url(t, listening), client: client(t)}
+	s := server{url: w.start(t).url(t, listening), client: client(t, nil)}
 	if err := w.post(t, s); err != nil {
 		t.Fatal(err)
 	}

@@ -132,7 +132,7 @@ func (w *witness) life(t *testing.T, n int) {
 		w.early++
 		return
 	}
-	s := server{url: p.url(t, listening), client: client(t)}
+	s := server{url: p.url(t, listening), client: client(t, nil)}
 	defer s.client.CloseIdleConnections()
 	if n%8 == 0 {
 		s.wantHealthy(t)
@@ -273,7 +273,7 @@ func (w *witness) checkUser(t *testing.T, s server, user string) {
 func (w *witness) end(t *testing.T) {
 	t.Helper()
 	p := w.start(t)
-	s := server{url: p.url(t, listening), client: client(t)}
+	s := server{url: p.url(t, listening), client: client(t, nil)}
 	s.wantHealthy(t)
 	var users []string
 	for user := range w.kept {
@@ -403,7 +403,7 @@ func TestAServerKilledInItsFirstMomentsStartsAgain(t *testing.T) {
 					w.firstPosts(t, p)
 				}
 				p = w.start(t)
-				s := server{url: p.url(t, listening), client: client(t)}
+				s := server{url: p.url(t, listening), client: client(t, nil)}
 				s.wantHealthy(t)
 				w.check(t, s, w.recent)
 				if err := w.post(t, s); err != nil {
@@ -425,7 +425,7 @@ func TestAServerKilledInItsFirstMomentsStartsAgain(t *testing.T) {
 // firstPosts sends first keys and kills the server at about the time in which
 // it makes its data key.
 func (w *witness) firstPosts(t *testing.T, p *process) {
-	s := server{url: p.url(t, listening), client: client(t)}
+	s := server{url: p.url(t, listening), client: client(t, nil)}
 	defer s.client.CloseIdleConnections()
 	var wait sync.WaitGroup
 	for range posters {

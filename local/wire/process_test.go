@@ -2,7 +2,11 @@ package wire_test
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -28,7 +32,12 @@ var programs string
 var (
 	buildLatchkey = program("latchkey", "../latchkey", "0")
 	buildHelper   = program("latchkey-pkcs11", "../../providers/keys/pkcs11/helper", "1")
-	buildLambda   = program("lambda/keyconnector/bootstrap", "../../functions/keyconnector/aws", "0", "-tags", "lambda.norpc")
+	buildLambda   = sync.OnceValue(func() (err error) {
+		for _, function := range []string{"keyconnector", "tokenexchange", "tokenrevoke", "machineaccounts", "secrets"} {
+			err = errors.Join(err, program("lambda/"+function+"/bootstrap", "../../functions/"+function+"/aws", "0", "-tags", "lambda.norpc")())
+		}
+		return err
+	})
 )
 
 func program(name, source, cgo string, flags ...string) func() error {
@@ -206,6 +215,7 @@ func identity(t *testing.T) (*devidentity.Server, string) {
 func settings(identityURL string, parts ...map[string]string) map[string]string {
 	all := map[string]string{
 		"LATCHKEY_IDENTITY_URL": identityURL, "LATCHKEY_WEB_VAULT_ORIGINS": origin, "LATCHKEY_PATH_PREFIX": "/key-connector",
+		"LATCHKEY_PUBLIC_URL": "https://127.0.0.1",
 		"LATCHKEY_AWS_REGION": localkms.Region, "LATCHKEY_AWS_ACCESS_KEY_ID": "test", "LATCHKEY_AWS_SECRET_ACCESS_KEY": "test",
 	}
 	for _, part := range parts {
@@ -214,11 +224,36 @@ func settings(identityURL string, parts ...map[string]string) map[string]string 
 	return all
 }
 
+// certificate is for https on loopback: the flags of `latchkey serve`, and what
+// its clients trust.
+func certificate(t *testing.T) (flags []string, trust *tls.Config) {
+	t.Helper()
+	server := httptest.NewUnstartedServer(nil)
+	server.StartTLS()
+	defer server.Close()
+	own := server.TLS.Certificates[0]
+	key, err := x509.MarshalPKCS8PrivateKey(own.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, block := range map[string]*pem.Block{
+		"cert.pem": {Type: "CERTIFICATE", Bytes: own.Certificate[0]}, "key.pem": {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	return []string{"--tls-cert", filepath.Join(dir, "cert.pem"), "--tls-key", filepath.Join(dir, "key.pem")}, &tls.Config{RootCAs: roots}
+}
+
 // client keeps as many connections as the suite uses at once. They are closed
 // before the server is stopped: it waits some seconds for those on which no
 // request has come yet.
-func client(t *testing.T) *http.Client {
-	transport := &http.Transport{MaxIdleConnsPerHost: 32}
+func client(t *testing.T, trust *tls.Config) *http.Client {
+	transport := &http.Transport{MaxIdleConnsPerHost: 32, TLSClientConfig: trust}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: time.Minute}
 }

@@ -110,8 +110,11 @@ func TestServeOverStoresWithKeys(t *testing.T) {
 			t.Parallel()
 			testenv.Tool(t, "go")
 			_, url := identity(t)
-			p := start(t, settings(url, c.store(t), c.key(t)), "serve", "--listen", "127.0.0.1:0")
-			wire.Run(t, wire.Target{URL: p.url(t, listening), IdentityURL: url, Origin: origin, Client: client(t)})
+			flags, trust := certificate(t)
+			p := start(t, settings(url, c.store(t), c.key(t)), append([]string{"serve", "--listen", "127.0.0.1:0", "--functions", "key-connector,secrets-manager"}, flags...)...)
+			address, client := p.url(t, listening), client(t, trust)
+			wire.Run(t, wire.Target{URL: address, IdentityURL: url, Origin: origin, Client: client})
+			wire.RunMachines(t, wire.Machines{URL: strings.TrimSuffix(address, "/key-connector"), Operators: url, Client: client, TLS: trust})
 		})
 	}
 }
@@ -121,7 +124,7 @@ func TestUp(t *testing.T) {
 		"as one process":                   nil,
 		"with SoftHSM and DynamoDB":        {"--keys", "softhsm", "--store", "dynamodb"},
 		"with the KMS emulator and a file": {"--keys", "awskms", "--store", "json"},
-		"as the real Lambda binary":        {"--lambda"},
+		"as the real Lambda binaries":      {"--lambda"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -137,7 +140,7 @@ func TestUp(t *testing.T) {
 				}
 			}
 			p := start(t, nil, append([]string{"up", "--json", "--listen", "127.0.0.1:0", "--data", t.TempDir()}, flags...)...)
-			var told struct{ KeyConnector, Identity string }
+			var told struct{ KeyConnector, SecretsManager, Identity string }
 			var document strings.Builder
 			p.url(t, func(line string) string {
 				document.WriteString(line)
@@ -146,10 +149,9 @@ func TestUp(t *testing.T) {
 				}
 				return told.KeyConnector
 			})
-			wire.Run(t, wire.Target{
-				URL: told.KeyConnector, IdentityURL: told.Identity,
-				Origin: strings.TrimSuffix(told.KeyConnector, "/key-connector"), Client: client(t),
-			})
+			client := client(t, nil)
+			wire.Run(t, wire.Target{URL: told.KeyConnector, IdentityURL: told.Identity, Origin: told.SecretsManager, Client: client})
+			wire.RunMachines(t, wire.Machines{URL: told.SecretsManager, Operators: told.Identity, Client: client})
 		})
 	}
 }

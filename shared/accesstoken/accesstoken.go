@@ -18,6 +18,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 
@@ -31,6 +32,8 @@ const (
 	seedSize = 16
 	hkdfSalt = "bitwarden-accesstoken"
 	hkdfInfo = "sm-access-token"
+
+	redacted = "[redacted]"
 
 	secretLength   = 30
 	secretAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -77,9 +80,10 @@ func Parse(text string) (Token, error) {
 	if err != nil {
 		return Token{}, ErrID
 	}
-	// Others write the padding, or leave it out.
-	seed, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(right, "="))
-	if err != nil || len(seed) != seedSize {
+	// Others write the padding, or leave it out. A line's end the decoder would
+	// skip.
+	seed, err := base64.RawStdEncoding.DecodeString(strings.TrimSuffix(right, "=="))
+	if err != nil || len(seed) != seedSize || strings.ContainsAny(right, "\r\n") {
 		return Token{}, ErrSeed
 	}
 	return Token{ID: id.String(), ClientSecret: parts[2], Seed: [seedSize]byte(seed)}, nil
@@ -138,12 +142,12 @@ func (t Token) Open(sealed string) (encstring.Key, error) {
 	return organization, nil
 }
 
-// String, GoString, MarshalJSON and LogValue keep the token out of whatever
-// prints it by mistake.
-func (Token) String() string               { return "[redacted]" }
-func (Token) GoString() string             { return "[redacted]" }
-func (Token) MarshalJSON() ([]byte, error) { return []byte(`"[redacted]"`), nil }
-func (Token) LogValue() slog.Value         { return slog.StringValue("[redacted]") }
+// String, Format, MarshalJSON and LogValue keep the token out of whatever prints
+// it by mistake, with whatever verb.
+func (Token) String() string               { return redacted }
+func (Token) Format(f fmt.State, _ rune)   { _, _ = io.WriteString(f, redacted) }
+func (Token) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+func (Token) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
 // NewSecret makes a client secret: 30 characters, some 178 bits.
 func NewSecret() string {

@@ -54,6 +54,16 @@ type Config struct {
 	// instead of discovery; Issuer is required then. The file is read again as a
 	// key set would be fetched again. The dates of a certificate do not matter.
 	KeysFile string
+	// Keys gives the keys of tokens that we sign ourselves, used instead of the
+	// two before; Issuer is required then. It is asked when a key set would be
+	// fetched. There may be none yet, and not more than 16.
+	Keys func(context.Context) ([]PublicKey, error)
+	// CAFile is a PEM file of certificates that the identity server's is checked
+	// against, besides the system's. It is for when there is no Client.
+	CAFile string
+	// Claims are the names of further claims for Token.Claims. Reading any costs
+	// a second look at each token.
+	Claims []string
 	// Algorithms that are accepted, of RS256, RS384, RS512, PS256, PS384,
 	// PS512, ES256 and ES384. Empty: RS256.
 	Algorithms []string
@@ -67,7 +77,7 @@ type Config struct {
 	// FetchTimeout bounds the whole of one fetch. Zero: 5 seconds.
 	FetchTimeout time.Duration
 	// Client makes the requests; its redirect policy is replaced. Nil: one that
-	// honours the proxy settings of the environment.
+	// honours the proxy settings of the environment, and CAFile.
 	Client *http.Client
 	// Log is told of fetches that failed while keys were at hand. Nil: nobody.
 	Log *slog.Logger
@@ -79,6 +89,7 @@ type Config struct {
 type Verifier struct {
 	keys       *keyCache
 	algorithms map[string]algorithm
+	claims     []string
 	discovers  bool // the issuer is whatever the identity server says
 	skew       time.Duration
 	now        func() time.Time
@@ -113,6 +124,7 @@ func New(c Config) (*Verifier, error) {
 			onDemand:     rate.NewLimiter(rate.Every(onDemandEvery), 1),
 		},
 		algorithms: accepted,
+		claims:     c.Claims,
 		discovers:  c.Issuer == "",
 		skew:       c.ClockSkew,
 		now:        c.Now,
@@ -120,12 +132,15 @@ func New(c Config) (*Verifier, error) {
 }
 
 func newSource(c Config) (source, error) {
+	var issuerErr error
+	if c.Issuer == "" {
+		issuerErr = fmt.Errorf("%w: keys without discovery do not tell whose they are; the issuer has to be given too", fault.Invalid)
+	}
+	if c.Keys != nil {
+		return ownKeys{published: c.Keys, issuer: c.Issuer}, issuerErr
+	}
 	if c.KeysFile != "" {
 		file := keysFile{path: c.KeysFile, issuer: c.Issuer}
-		var issuerErr error
-		if c.Issuer == "" {
-			issuerErr = fmt.Errorf("%w: with a file of keys the issuer has to be given too", fault.Invalid)
-		}
 		_, err := file.read()
 		if err != nil {
 			err = fmt.Errorf("%w: %w", fault.Invalid, err)
@@ -143,7 +158,13 @@ func newSource(c Config) (source, error) {
 	}
 	base.Path = strings.TrimRight(base.Path, "/")
 	base.RawPath = ""
-	return newDiscovery(base, c.Issuer, c.Client), nil
+	client := c.Client
+	if client == nil {
+		if client, err = newClient(c.CAFile); err != nil {
+			return nil, err
+		}
+	}
+	return newDiscovery(base, c.Issuer, client), nil
 }
 
 func checkDuration(what string, value *time.Duration, byDefault, most time.Duration) error {
@@ -203,8 +224,17 @@ func (v *Verifier) Verify(ctx context.Context, raw string, p Policy) (Token, err
 	if err != nil {
 		return Token{}, err
 	}
+	token.Type = signed.typ
+	if p.AnySubject && token.Subject == "" {
+		token.Subject = anySubject(text(claims.Subject))
+	}
 	if err := p.check(token); err != nil {
 		return Token{}, err
+	}
+	if len(v.claims) > 0 {
+		if token.Claims, err = furtherClaims(signed.payload, v.claims); err != nil {
+			return Token{}, err
+		}
 	}
 	return token, nil
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/latchkey-fn/latchkey/shared/httpx"
 )
 
 // maxAddresses bounds what a Limiter remembers, at some 150 bytes each.
@@ -45,7 +47,7 @@ func NewLimiter(perMinute, burst int, now func() time.Time) *Limiter {
 // not, the answer is 429. The address is an IP address, perhaps with a port; all
 // that are neither count as one.
 func (l *Limiter) Allow(address string) bool {
-	from := network(address)
+	from := httpx.Network(address)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	bucket, ok := l.newer[from]
@@ -59,25 +61,4 @@ func (l *Limiter) Allow(address string) bool {
 		l.newer[from] = bucket
 	}
 	return bucket.AllowN(l.now(), 1)
-}
-
-// network is what one client can be expected to have: an IPv4 address, or the
-// /64 of an IPv6 address.
-func network(address string) netip.Prefix {
-	ip, err := netip.ParseAddr(address)
-	if err != nil {
-		withPort, err := netip.ParseAddrPort(address)
-		if err != nil {
-			return netip.Prefix{}
-		}
-		ip = withPort.Addr()
-	}
-	ip = ip.Unmap().WithZone("")
-	bits := ip.BitLen()
-	if ip.Is6() {
-		bits = 64
-	}
-	// A valid address has a prefix of any length up to its own.
-	prefix, _ := ip.Prefix(bits)
-	return prefix
 }

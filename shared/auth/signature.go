@@ -45,6 +45,7 @@ var algorithms = []algorithm{
 type signed struct {
 	algorithm algorithm
 	kid       string
+	typ       string
 	digest    []byte
 	payload   []byte
 	signature []byte
@@ -71,6 +72,7 @@ func (v *Verifier) parse(raw string) (signed, error) {
 	var h struct {
 		Algorithm string          `json:"alg"`
 		KeyID     string          `json:"kid"`
+		Type      any             `json:"typ"`
 		Critical  json.RawMessage `json:"crit"`
 		// Unencoded payloads (RFC 7797) are not for JWTs.
 		Base64 json.RawMessage `json:"b64"`
@@ -88,7 +90,7 @@ func (v *Verifier) parse(raw string) (signed, error) {
 	hash := algorithm.hash.New()
 	hash.Write([]byte(raw[:len(parts[0])+1+len(parts[1])]))
 	return signed{
-		algorithm: algorithm, kid: h.KeyID, digest: hash.Sum(nil), payload: payload, signature: signature,
+		algorithm: algorithm, kid: h.KeyID, typ: text(h.Type), digest: hash.Sum(nil), payload: payload, signature: signature,
 	}, nil
 }
 

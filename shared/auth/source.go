@@ -7,6 +7,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -20,6 +21,8 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/latchkey-fn/latchkey/shared/fault"
 )
 
 const (
@@ -46,6 +49,7 @@ type source interface {
 var (
 	_ source = (*discovery)(nil)
 	_ source = keysFile{}
+	_ source = ownKeys{}
 )
 
 // discovery reads the keys by way of OpenID Connect Discovery 1.0. The issuer
@@ -65,15 +69,6 @@ type discovery struct {
 
 func newDiscovery(base *url.URL, issuer string, client *http.Client) *discovery {
 	d := &discovery{base: base, issuer: issuer}
-	if client == nil {
-		client = &http.Client{Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			ForceAttemptHTTP2:      true,
-			MaxIdleConns:           2,
-			IdleConnTimeout:        30 * time.Second,
-			MaxResponseHeaderBytes: 64 * 1024,
-		}}
-	}
 	bounded := *client
 	bounded.CheckRedirect = func(r *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {
@@ -83,6 +78,34 @@ func newDiscovery(base *url.URL, issuer string, client *http.Client) *discovery 
 	}
 	d.client = &bounded
 	return d
+}
+
+// newClient makes a client that trusts the certificates of a file besides the
+// system's.
+func newClient(caFile string) (*http.Client, error) {
+	transport := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConns:           2,
+		IdleConnTimeout:        30 * time.Second,
+		MaxResponseHeaderBytes: 64 * 1024,
+	}
+	if caFile == "" {
+		return &http.Client{Transport: transport}, nil
+	}
+	content, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, fmt.Errorf("%w: certificates of the identity server: %w", fault.Invalid, err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("certificates of the system: %w", err)
+	}
+	if !pool.AppendCertsFromPEM(content) {
+		return nil, fmt.Errorf("%w: %s holds no certificate in PEM", fault.Invalid, caFile)
+	}
+	transport.TLSClientConfig = &tls.Config{RootCAs: pool}
+	return &http.Client{Transport: transport}, nil
 }
 
 func (d *discovery) checkTarget(u *url.URL) error {
@@ -225,6 +248,39 @@ func (f keysFile) read() ([]key, error) {
 		return nil, fmt.Errorf("file of keys %s: %w", f.path, err)
 	}
 	return keys, nil
+}
+
+// PublicKey is a key that tokens of our own are verified with.
+type PublicKey struct {
+	// ID is the header's kid.
+	ID string
+	// Algorithm is the only one that the key may be used with.
+	Algorithm string
+	Key       crypto.PublicKey
+}
+
+// ownKeys reads the keys that we sign with ourselves.
+type ownKeys struct {
+	published func(context.Context) ([]PublicKey, error)
+	issuer    string
+}
+
+func (o ownKeys) load(ctx context.Context) (*keySet, error) {
+	published, err := o.published(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("own keys: %w", err)
+	}
+	if len(published) > maxKeys {
+		return nil, fmt.Errorf("there are %d own keys, more than %d", len(published), maxKeys)
+	}
+	set := &keySet{issuer: o.issuer}
+	for _, k := range published {
+		if k.ID == "" || k.Algorithm == "" || !usable(k.Key) {
+			return nil, fmt.Errorf("own key %q has no name, no algorithm, or is not of a type that can be used here", k.ID)
+		}
+		set.keys = append(set.keys, key{id: k.ID, algorithm: k.Algorithm, public: k.Key})
+	}
+	return set, nil
 }
 
 func publicKeys(rest []byte) ([]key, error) {

@@ -7,14 +7,20 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
 
 // Token is what a verified token says. The token itself is not kept.
 type Token struct {
-	// Subject is who is calling: a GUID in lower case, never all zeroes.
+	// Subject is who is calling: a GUID in lower case, never all zeroes. Where
+	// the policy has AnySubject it can be any other text instead, of 1 to 255
+	// bytes.
 	Subject string
+	// Type is the header's typ: "at+jwt", "JWT".
+	Type string
 	// ClientID is the application that obtained the token: "web", "cli",
 	// "user.<guid>".
 	ClientID string
@@ -22,10 +28,13 @@ type Token struct {
 	Issuer string
 	// Expiry is when the token ends, without the clock skew.
 	Expiry time.Time
-	// Scopes and Methods are the claims scope and amr.
-	Scopes, Methods []string
+	// Scopes, Methods and Audiences are the claims scope, amr and aud.
+	Scopes, Methods, Audiences []string
 	// Organizations are those the subject is a member of.
 	Organizations Organizations
+	// Claims are those of Config.Claims that are a string or an array of
+	// strings.
+	Claims map[string][]string
 }
 
 // Organizations are ids of organisations by the role that the subject has in
@@ -48,8 +57,16 @@ func (o Organizations) Any(ids []string) bool {
 
 // Policy is what a function asks of a valid token. The zero Policy allows none.
 type Policy struct {
-	// Scopes: the token must have one of these.
+	// Scopes: the token must have one of these. Empty: not asked for, but only
+	// where there are Audiences; otherwise no token has one.
 	Scopes []string
+	// Audiences: the token must be for one of these. Empty: not asked for.
+	Audiences []string
+	// Types: the header's typ must be one of these, without regard to case.
+	// Empty: not asked for.
+	Types []string
+	// AnySubject allows subjects that are no GUIDs.
+	AnySubject bool
 	// Methods: one of these must be how the user was authenticated (the claim
 	// amr). Empty: not asked for.
 	Methods []string
@@ -60,10 +77,16 @@ type Policy struct {
 
 func (p Policy) check(t Token) error {
 	switch {
-	case !overlap(p.Scopes, t.Scopes):
+	case (len(p.Scopes) > 0 || len(p.Audiences) == 0) && !overlap(p.Scopes, t.Scopes):
 		return forbid(fmt.Sprintf("its scope is none of %q", p.Scopes))
 	case len(p.Methods) > 0 && !overlap(p.Methods, t.Methods):
 		return forbid(fmt.Sprintf("its method of authentication (amr) is none of %q", p.Methods))
+	case len(p.Audiences) > 0 && !overlap(p.Audiences, t.Audiences):
+		return forbid(fmt.Sprintf("its audience is none of %q", p.Audiences))
+	case len(p.Types) > 0 && !slices.ContainsFunc(p.Types, func(typ string) bool { return strings.EqualFold(typ, t.Type) }):
+		return forbid(fmt.Sprintf("its type is none of %q", p.Types))
+	case t.Subject == "" && p.AnySubject:
+		return forbid("its subject is not a text of 1 to 255 bytes")
 	case t.Subject == "":
 		return forbid("its subject is not a GUID")
 	case len(p.Organizations) > 0 && !t.Organizations.Any(p.Organizations):
@@ -88,6 +111,7 @@ type claims struct {
 	ClientID  any `json:"client_id"`
 	Scope     any `json:"scope"`
 	Methods   any `json:"amr"`
+	Audience  any `json:"aud"`
 	OrgOwner  any `json:"orgowner"`
 	OrgAdmin  any `json:"orgadmin"`
 	OrgUser   any `json:"orguser"`
@@ -131,16 +155,36 @@ func (c claims) check(issuer string, now time.Time, skew time.Duration) (Token, 
 		scopes = strings.Fields(s)
 	}
 	return Token{
-		Subject:  guid(text(c.Subject)),
-		ClientID: text(c.ClientID),
-		Issuer:   issuer,
-		Expiry:   expiry,
-		Scopes:   scopes,
-		Methods:  list(c.Methods),
+		Subject:   guid(text(c.Subject)),
+		ClientID:  text(c.ClientID),
+		Issuer:    issuer,
+		Expiry:    expiry,
+		Scopes:    scopes,
+		Methods:   list(c.Methods),
+		Audiences: list(c.Audience),
 		Organizations: Organizations{
 			Owner: list(c.OrgOwner), Admin: list(c.OrgAdmin), User: list(c.OrgUser), Custom: list(c.OrgCustom),
 		},
 	}, nil
+}
+
+// furtherClaims reads these claims of a payload, whatever their names are.
+func furtherClaims(payload []byte, names []string) (map[string][]string, error) {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(payload, &all); err != nil {
+		return nil, refuse("its payload is not a JSON object")
+	}
+	claims := make(map[string][]string, len(names))
+	for _, name := range names {
+		var value any
+		if raw, ok := all[name]; !ok || json.Unmarshal(raw, &value) != nil {
+			continue
+		}
+		if values := list(value); values != nil {
+			claims[name] = values
+		}
+	}
+	return claims, nil
 }
 
 func text(claim any) string {
@@ -190,4 +234,33 @@ func guid(s string) string {
 		return ""
 	}
 	return id.String()
+}
+
+// maxSubject is the longest subject of OpenID Connect Core 1.0, section 2.
+const maxSubject = 255
+
+// anySubject gives a subject that can stand in a log; "" for anything else.
+func anySubject(s string) string {
+	if len(s) > maxSubject || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+		return ""
+	}
+	return s
+}
+
+// UnverifiedClaim gives a text claim of a token, or "", without looking whether
+// anybody signed it: it can tell which Verifier to ask, and nothing else.
+func UnverifiedClaim(raw, name string) string {
+	parts := strings.SplitN(raw, ".", 4)
+	if len(raw) > maxToken || len(parts) != 3 {
+		return ""
+	}
+	payload, err := encoding.DecodeString(parts[1])
+	if err != nil {
+		return ""
+	}
+	claims, err := furtherClaims(payload, []string{name})
+	if err != nil || len(claims[name]) != 1 {
+		return ""
+	}
+	return claims[name][0]
 }

@@ -188,6 +188,14 @@ func (i Identity) Validate() error {
 	return webAddress("IDENTITY_URL", i.URL)
 }
 
+// ValidateOptional is Validate where there need be no identity server.
+func (i Identity) ValidateOptional() error {
+	if i == (Identity{}) {
+		return nil
+	}
+	return i.Validate()
+}
+
 type setting struct{ name, value string }
 
 func needs(choice string, settings ...setting) error {

@@ -18,6 +18,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 )
@@ -27,6 +28,8 @@ const (
 	keySize = 64
 	ivSize  = aes.BlockSize
 	macSize = sha256.Size
+
+	redacted = "[redacted]"
 )
 
 // Strict refuses what encoders never write: bits that nobody reads.
@@ -48,7 +51,7 @@ func Check(text string) error {
 
 func split(text string) (iv, ciphertext, mac []byte, err error) {
 	rest, ok := strings.CutPrefix(text, prefix)
-	parts := strings.Split(rest, "|")
+	parts := strings.SplitN(rest, "|", 4)
 	if !ok || len(parts) != 3 || strings.ContainsAny(rest, "\r\n") { // which the decoder would skip
 		return nil, nil, nil, ErrFormat
 	}
@@ -139,9 +142,9 @@ func (k Key) mac(iv, ciphertext []byte) []byte {
 	return h.Sum(nil)
 }
 
-// String, GoString, MarshalJSON and LogValue keep the key out of whatever
-// prints it by mistake.
-func (Key) String() string               { return "[redacted]" }
-func (Key) GoString() string             { return "[redacted]" }
-func (Key) MarshalJSON() ([]byte, error) { return []byte(`"[redacted]"`), nil }
-func (Key) LogValue() slog.Value         { return slog.StringValue("[redacted]") }
+// String, Format, MarshalJSON and LogValue keep the key out of whatever prints
+// it by mistake, with whatever verb.
+func (Key) String() string               { return redacted }
+func (Key) Format(f fmt.State, _ rune)   { _, _ = io.WriteString(f, redacted) }
+func (Key) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+func (Key) LogValue() slog.Value         { return slog.StringValue(redacted) }

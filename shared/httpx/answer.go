@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// retryAfter is what clients are asked to wait after a 503.
+// retryAfter is what clients are asked to wait after a 503 or a 429, where the
+// header does not say it already.
 const retryAfter = 5 * time.Second
 
 // WriteJSON answers with value. What functions answer is about keys, so no
-// cache keeps it.
+// cache keeps it unless the header says otherwise.
 func WriteJSON(w http.ResponseWriter, status int, value any) {
 	body, err := json.Marshal(value)
 	if err != nil {
@@ -27,7 +28,9 @@ func WriteJSON(w http.ResponseWriter, status int, value any) {
 func StartJSON(w http.ResponseWriter, status int) {
 	header := w.Header()
 	header.Set("Content-Type", "application/json; charset=utf-8")
-	header.Set("Cache-Control", "no-store")
+	if header.Get("Cache-Control") == "" {
+		header.Set("Cache-Control", "no-store")
+	}
 	header.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 }
@@ -50,7 +53,8 @@ func WriteBitwardenError(w http.ResponseWriter, status int, message string) {
 // WriteBitwardenProblem does so with messages about single members of the
 // request, by name.
 func WriteBitwardenProblem(w http.ResponseWriter, status int, message string, members map[string][]string) {
-	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+	again := status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests
+	if again && w.Header().Get("Retry-After") == "" {
 		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
 	}
 	WriteJSON(w, status, bitwardenError{Message: message, ValidationErrors: members, Object: "error"})

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"sync"
 	"time"
@@ -49,17 +50,21 @@ func Wrap(h http.Handler, o Options) http.Handler {
 		defer func() {
 			level := slog.LevelInfo
 			thrown := recover()
-			if thrown == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
-				// An answer that broke off: the connection has to, too.
-				defer panic(thrown)
-			} else if thrown != nil {
+			aborted := thrown == http.ErrAbortHandler //nolint:errorlint // net/http compares it so
+			if thrown != nil && !aborted {
 				notes.add(fault.Thrown(thrown)...)
-				if recorder.status == 0 {
+				aborted = recorder.status != 0
+				if !aborted {
 					WriteBitwardenError(recorder, http.StatusInternalServerError, "An unexpected error has occurred.")
 				}
-				level = slog.LevelError
 			}
-			if recorder.status >= http.StatusInternalServerError {
+			if aborted {
+				// An answer that broke off must not look whole: the connection
+				// breaks off, too.
+				notes.add(slog.Bool("aborted", true))
+				defer panic(http.ErrAbortHandler)
+			}
+			if thrown != nil || recorder.status >= http.StatusInternalServerError {
 				level = slog.LevelError
 			}
 			attributes := append([]slog.Attr{
@@ -99,6 +104,28 @@ func ClientAddress(r *http.Request) string {
 		return r.RemoteAddr // gateways give the address alone
 	}
 	return host
+}
+
+// Network is what one client can be expected to have: an IPv4 address, or the
+// /64 of an IPv6 address. The address may have a port; whatever is no address
+// is the zero prefix.
+func Network(address string) netip.Prefix {
+	ip, err := netip.ParseAddr(address)
+	if err != nil {
+		withPort, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return netip.Prefix{}
+		}
+		ip = withPort.Addr()
+	}
+	ip = ip.Unmap().WithZone("")
+	bits := ip.BitLen()
+	if ip.Is6() {
+		bits = 64
+	}
+	// A valid address has a prefix of any length up to its own.
+	prefix, _ := ip.Prefix(bits)
+	return prefix
 }
 
 var sane = regexp.MustCompile(`^[A-Za-z0-9._=:-]{8,128}$`)

@@ -3,9 +3,12 @@ package machine
 import (
 	"slices"
 	"time"
+
+	"github.com/latchkey-fn/latchkey/shared/store"
 )
 
-// Caller is who sent a request: one session of a machine, or a person.
+// Caller is who sent a request: one session of a machine, or a person. The zero
+// value is nobody, who may do nothing.
 type Caller struct {
 	machine *session
 	person  *Person
@@ -42,10 +45,14 @@ func OfPerson(p Person) Caller { return Caller{person: &p} }
 
 // Actor names the caller in events.
 func (c Caller) Actor() string {
-	if c.machine != nil {
+	switch {
+	case c.machine != nil:
 		return "service-account:" + c.machine.account
+	case c.person != nil:
+		return "user:" + c.person.Subject
+	default:
+		return ""
 	}
-	return "user:" + c.person.Subject
 }
 
 // Token is the id of the access token whose session this is; empty for people.
@@ -73,11 +80,27 @@ func (c Caller) In(organization string) (Access, error) {
 		}
 		return Access{Caller: c, Organization: organization}, nil
 	}
+	if c.person == nil {
+		return Access{}, NotFound()
+	}
 	role := c.person.Role(organization)
 	if role == NoRole {
 		return Access{}, NotFound()
 	}
 	return Access{Caller: c, Organization: organization, admin: role == Admin}, nil
+}
+
+// over tells what the caller may do where a service account belongs; NotFound
+// where he has not these rights on it.
+func (c Caller) over(account store.Record[Account], need Rights) (Access, error) {
+	a, err := c.In(organizationOf(account))
+	if err != nil {
+		return Access{}, err
+	}
+	if !a.Account(account.Value.People).Cover(need) {
+		return Access{}, NotFound()
+	}
+	return a, nil
 }
 
 // Access is what one caller may do in one organisation.
@@ -109,15 +132,13 @@ func (a Access) Groups() []string {
 	return a.person.Groups
 }
 
-var everything = Rights{Read: true, Write: true}
-
 // Project tells the rights on a project with these policies of people.
 func (a Access) Project(id string, people People) Rights {
 	switch {
 	case a.machine != nil:
 		return a.machine.project(id)
 	case a.admin:
-		return everything
+		return ToWrite
 	default:
 		return a.person.of(people)
 	}
@@ -130,7 +151,7 @@ func (a Access) Secret(id string, project string, onProject Rights, people Peopl
 	case a.machine != nil:
 		return onProject.Or(a.machine.secret(id, project))
 	case a.admin:
-		return everything
+		return ToWrite
 	default:
 		return onProject.Or(a.person.of(people))
 	}
@@ -142,14 +163,15 @@ func (a Access) Account(people People) Rights {
 	case a.machine != nil:
 		return Rights{}
 	case a.admin:
-		return everything
+		return ToWrite
 	default:
 		return a.person.of(people)
 	}
 }
 
-// Reach is what a machine's policies name: the projects, and the single
-// secrets, that it may read.
+// Reach is where to look for what a machine may read: the projects, and the
+// single secrets, of its policies. Of those secrets a token that is limited to
+// certain projects may read fewer; Secret tells.
 func (a Access) Reach() (projects, secrets []string) {
 	if a.machine == nil {
 		return nil, nil

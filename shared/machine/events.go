@@ -2,10 +2,12 @@ package machine
 
 import (
 	"context"
+	"crypto/rand"
+	"fmt"
 	"log/slog"
+	"math"
+	"regexp"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/latchkey-fn/latchkey/shared/audit"
 	"github.com/latchkey-fn/latchkey/shared/store"
@@ -55,7 +57,7 @@ const eventLife = 365 * 24 * time.Hour
 
 // Event is something that was done by or to a service account, as it is stored.
 // Its document's parent is the account, its look-up value the access token.
-// Documents are in the order of time.
+// The newest is the first in the order of the ids.
 type Event struct {
 	Type         Type      `json:"type"`
 	Date         time.Time `json:"date"`
@@ -67,6 +69,32 @@ type Event struct {
 	Address      string    `json:"address,omitempty"`
 }
 
+// eventID makes ids of which the later one is the lesser.
+func eventID(at time.Time) string {
+	return beforeEvents(at) + "-" + rand.Text()
+}
+
+var eventForm = regexp.MustCompile(`^[0-9a-f]{16}-[A-Z2-7]{26}$`)
+
+// beforeEvents is less than the ids of all events of a moment or earlier, and
+// greater than those of later ones.
+func beforeEvents(at time.Time) string {
+	return fmt.Sprintf("%016x", uint64(math.MaxInt64-at.UnixNano()))
+}
+
+// Record writes a line of the audit log for each thing that a caller did
+// something to. Where that is an event too, Done is to be called instead.
+func (m *Machines) Record(ctx context.Context, a Access, action string, subjects ...string) {
+	m.record(ctx, a, audit.Event{Action: action, Outcome: audit.Allowed}, subjects...)
+}
+
+func (m *Machines) record(ctx context.Context, a Access, e audit.Event, subjects ...string) {
+	e.Actor, e.Token, e.RequestID, e.Address = a.Actor(), a.Token(), a.RequestID, a.Address
+	for _, e.Subject = range subjects {
+		m.audit.Record(ctx, e)
+	}
+}
+
 // Done notes what a caller did to the things with these ids: a line of the audit
 // log each, and, of changes by or to a service account, an event that can be read
 // back. That the event could not be stored undoes nothing; the log then says so.
@@ -74,29 +102,78 @@ type Event struct {
 // account is the service account that it was done to, where it was one; token
 // likewise.
 func (m *Machines) Done(ctx context.Context, a Access, what Type, account, token string, subjects ...string) {
+	m.Record(ctx, a, actions[what], subjects...)
 	if account == "" {
 		account, token = a.Machine(), a.Token()
 	}
+	if account == "" || what == SecretRetrieved || what == ProjectRetrieved {
+		return
+	}
 	for _, subject := range subjects {
-		m.audit.Record(ctx, audit.Event{
-			Action: actions[what], Actor: a.Actor(), Token: a.Token(), Subject: subject, Outcome: audit.Allowed,
-			RequestID: a.RequestID, Address: a.Address,
-		})
-		if account == "" || what == SecretRetrieved || what == ProjectRetrieved {
-			continue
-		}
-		id, err := uuid.NewV7()
-		if err == nil {
-			_, err = m.events.Put(ctx, store.Record[Event]{
-				ID: id.String(), Parent: account, Lookup: token, Expires: m.now().Add(eventLife),
-				Value: Event{
-					Type: what, Date: m.now().UTC(), Organization: a.Organization, Account: account, Token: token,
-					Subject: subject, Actor: a.Actor(), Address: a.Address,
-				},
-			}, store.Absent())
-		}
+		now := m.now().UTC()
+		_, err := m.events.Put(ctx, store.Record[Event]{
+			ID: eventID(now), Parent: account, Lookup: token, Expires: now.Add(eventLife),
+			Value: Event{
+				Type: what, Date: now, Organization: a.Organization, Account: account, Token: token,
+				Subject: subject, Actor: a.Actor(), Address: a.Address,
+			},
+		}, store.Absent())
 		if err != nil {
 			m.logger.ErrorContext(ctx, "an event could not be stored", slog.Int("type", int(what)), slog.String("subject", subject), slog.String("error", err.Error()))
 		}
 	}
+}
+
+// EventQuery selects events of one service account.
+type EventQuery struct {
+	Account string
+	// From and To are the first and the last moment; zero: no bound.
+	From, To time.Time
+	// After is the Next of the page before.
+	After string
+	// Most is how many events a page holds.
+	Most int
+}
+
+// EventPage is part of a listing, the newest event first.
+type EventPage struct {
+	Events []Event
+	// Next is empty where this page is the last.
+	Next string
+}
+
+// Events gives a page of what was done by and to a service account, which may
+// have been deleted, to a caller who may administer it.
+func (m *Machines) Events(ctx context.Context, c Caller, q EventQuery) (EventPage, error) {
+	if q.After != "" && !eventForm.MatchString(q.After) {
+		return EventPage{}, Invalid("The continuation token is not one of this list.")
+	}
+	account, err := m.findAccount(ctx, q.Account)
+	if err != nil {
+		return EventPage{}, err
+	}
+	if _, err := c.over(account, ToWrite); err != nil {
+		return EventPage{}, err
+	}
+	after := q.After
+	if bound := beforeEvents(q.To); !q.To.IsZero() && after < bound {
+		after = bound
+	}
+	page, err := m.store.List(ctx, store.Query{Collection: m.events.Name(), Parent: q.Account, After: after, Limit: q.Most})
+	if err != nil {
+		return EventPage{}, fmt.Errorf("events: %w", err)
+	}
+	answer := EventPage{Next: page.Next}
+	for _, doc := range page.Documents {
+		record, err := m.events.Decode(doc)
+		if err != nil {
+			return EventPage{}, fmt.Errorf("events: %w", err)
+		}
+		if record.Value.Date.Before(q.From) {
+			answer.Next = "" // all others are earlier
+			break
+		}
+		answer.Events = append(answer.Events, record.Value)
+	}
+	return answer, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/latchkey-fn/latchkey/shared/audit"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
+	"github.com/latchkey-fn/latchkey/shared/stamp"
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
 
@@ -38,6 +39,7 @@ type Machines struct {
 	accounts      store.Collection[Account]
 	tokens        store.Collection[Token]
 	uses          store.Collection[Use]
+	noted         *stamp.Book[Use]
 	organizations store.Collection[Organization]
 	events        store.Collection[Event]
 	ring          *keyring.Ring
@@ -51,11 +53,13 @@ func New(c Config) *Machines {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	uses := store.NewCollection[Use](c.Store, "access-token-uses")
 	return &Machines{
 		store:         c.Store,
 		accounts:      store.NewCollection[Account](c.Store, "service-accounts"),
 		tokens:        store.NewCollection[Token](c.Store, "access-tokens"),
-		uses:          store.NewCollection[Use](c.Store, "access-token-uses"),
+		uses:          uses,
+		noted:         stamp.NewBook(uses, c.Logger),
 		organizations: store.NewCollection[Organization](c.Store, "organizations"),
 		events:        store.NewCollection[Event](c.Store, "events"),
 		ring:          c.Ring,
@@ -82,7 +86,21 @@ type Account struct {
 	NoNewProjects bool `json:"noNewProjects,omitempty"`
 	// Deleted is set while its tokens are being revoked and afterwards: the
 	// record stays, so that they can be told why. Such a document has no parent.
-	Deleted *Deed `json:"deleted,omitempty"`
+	Deleted *Deletion `json:"deleted,omitempty"`
+}
+
+// Deletion is a Deed that took a document out of its organisation.
+type Deletion struct {
+	Deed
+	Organization string `json:"organization"`
+}
+
+// organizationOf is the one that an account belongs, or belonged, to.
+func organizationOf(r store.Record[Account]) string {
+	if r.Value.Deleted != nil {
+		return r.Value.Deleted.Organization
+	}
+	return r.Parent
 }
 
 // Rights are what a policy grants.
@@ -91,7 +109,16 @@ type Rights struct {
 	Write bool `json:"write"`
 }
 
-// And gives what both grant; Or what one of them does.
+// The rights that something needs.
+var (
+	ToRead  = Rights{Read: true}
+	ToWrite = Rights{Read: true, Write: true}
+)
+
+// Cover tells whether these rights are enough for what is needed.
+func (r Rights) Cover(need Rights) bool { return r.And(need) == need }
+
+// And gives what both grant.
 func (r Rights) And(other Rights) Rights {
 	return Rights{Read: r.Read && other.Read, Write: r.Write && other.Write}
 }
@@ -146,6 +173,10 @@ type Token struct {
 type Former struct {
 	Hash  string    `json:"hash"`
 	Until time.Time `json:"until"`
+	// Successor is the client secret that took its place, sealed under the
+	// keyring: whoever rotates the former again, since the answer was lost or
+	// another holder was faster, gets the same.
+	Successor []byte `json:"successor"`
 }
 
 // Use is the last exchange of a token, to the hour.

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -17,30 +18,41 @@ type sealedParts struct {
 	Key     string `json:"key"`
 }
 
-// seal seals the parts of a token, and opens them again: what cannot be had
-// back must not be acknowledged.
+// Fields of a token that are sealed.
+const (
+	payloadField   = "payload"
+	successorField = "successor"
+)
+
+// seal seals the parts of a token.
 func (m *Machines) seal(ctx context.Context, token string, parts sealedParts) ([]byte, error) {
 	plain, err := json.Marshal(parts)
 	if err != nil {
 		return nil, fmt.Errorf("access token: %w", err)
 	}
-	sealed, err := m.ring.Seal(ctx, m.subject(token), plain)
+	return m.sealField(ctx, m.subject(token, payloadField), plain)
+}
+
+// sealField seals, and opens again: what cannot be had back must not be
+// acknowledged.
+func (m *Machines) sealField(ctx context.Context, subject keyring.Subject, plain []byte) ([]byte, error) {
+	sealed, err := m.ring.Seal(ctx, subject, plain)
 	if err != nil {
 		return nil, fmt.Errorf("access token: %w", err)
 	}
-	back, err := m.open(ctx, token, sealed)
+	back, err := m.ring.Open(ctx, subject, sealed)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("access token: %w", err)
 	}
-	if back != parts {
-		return nil, fmt.Errorf("%w: the sealed payload of an access token does not open to itself", fault.Lost)
+	if !bytes.Equal(back, plain) {
+		return nil, fmt.Errorf("%w: what was sealed of an access token does not open to itself", fault.Lost)
 	}
 	return sealed, nil
 }
 
 // open gives the parts of a token.
 func (m *Machines) open(ctx context.Context, token string, sealed []byte) (sealedParts, error) {
-	plain, err := m.ring.Open(ctx, m.subject(token), sealed)
+	plain, err := m.ring.Open(ctx, m.subject(token, payloadField), sealed)
 	if err != nil {
 		return sealedParts{}, fmt.Errorf("access token: %w", err)
 	}
@@ -51,6 +63,6 @@ func (m *Machines) open(ctx context.Context, token string, sealed []byte) (seale
 	return parts, nil
 }
 
-func (m *Machines) subject(token string) keyring.Subject {
-	return keyring.Subject{Collection: m.tokens.Name(), ID: token, Field: "payload"}
+func (m *Machines) subject(token, field string) keyring.Subject {
+	return keyring.Subject{Collection: m.tokens.Name(), ID: token, Field: field}
 }

@@ -11,8 +11,18 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/latchkey-fn/latchkey/shared/audit"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/store"
+)
+
+const (
+	// maxHistory is how many versions of a secret are kept.
+	maxHistory = 50
+	// trashLife is how long a secret can be had back from the trash.
+	trashLife = 30 * 24 * time.Hour
+	// atOnce is how many calls of the store one request makes side by side.
+	atOnce = 8
 )
 
 // Config is what the domain stands on.
@@ -26,13 +36,16 @@ type Config struct {
 
 // Secrets is the domain. It is safe for concurrent use.
 type Secrets struct {
+	store      *store.Store
 	projects   store.Collection[Project]
 	heads      store.Collection[Head]
 	contents   store.Collection[Content]
 	departures store.Collection[Departure]
 	machines   *machine.Machines
+	audit      audit.Log
 	logger     *slog.Logger
 	now        func() time.Time
+	sweeps     sweeps
 }
 
 // New makes the domain. Nothing is contacted before the first use.
@@ -41,11 +54,13 @@ func New(c Config) *Secrets {
 		c.Now = time.Now
 	}
 	return &Secrets{
+		store:      c.Store,
 		projects:   store.NewCollection[Project](c.Store, "projects"),
 		heads:      store.NewCollection[Head](c.Store, "secrets"),
 		contents:   store.NewCollection[Content](c.Store, "secret-contents"),
 		departures: store.NewCollection[Departure](c.Store, "secret-departures"),
 		machines:   c.Machines,
+		audit:      audit.New(c.Logger),
 		logger:     c.Logger,
 		now:        c.Now,
 	}
@@ -75,6 +90,9 @@ type Head struct {
 	Size    int            `json:"size"`
 	People  machine.People `json:"people,omitzero"`
 	Trashed *machine.Deed  `json:"trashed,omitempty"`
+	// Purging is set before the first content is deleted: what then breaks off
+	// is gone on with, and cannot be had back any more.
+	Purging bool `json:"purging,omitempty"`
 }
 
 // Content is a value and a note that a secret has or had. Its document's parent
@@ -90,8 +108,12 @@ type Content struct {
 }
 
 // Departure notes that a secret left a project, whose listing no longer shows
-// it: sync has to know. Its document's parent is the project.
+// it: sync has to know. Its document's parent is the project. It expires after
+// departureLife.
 type Departure struct {
 	// Until is a time after which the secret was certainly gone.
 	Until time.Time `json:"until"`
 }
+
+// trashOf is the parent of an organisation's heads that are in its trash.
+func trashOf(organization string) string { return organization + "/trash" }

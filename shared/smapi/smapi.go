@@ -5,19 +5,14 @@
 package smapi
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
+	"path"
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/latchkey-fn/latchkey/shared/audit"
-	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/httpx"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 )
@@ -37,6 +32,10 @@ type Config struct {
 	Function string
 	Callers  Authenticator
 	Logger   *slog.Logger
+	// Path is that of the public address (config.Sessions.Path), before Prefix.
+	// Requests without it are served as well: whether a reverse proxy cuts it is
+	// not ours to know.
+	Path string
 	// Origins are the web vaults'.
 	Origins []string
 	// Timeout bounds a request.
@@ -49,201 +48,122 @@ type Config struct {
 type API struct {
 	config Config
 	mux    *http.ServeMux
+	routes []string
 	audit  audit.Log
 }
 
 // New makes an API without routes.
 func New(c Config) *API {
-	return &API{config: c, mux: http.NewServeMux(), audit: audit.New(c.Logger)}
-}
-
-// Request is a request whose sender is known.
-type Request struct {
-	*http.Request
-	Caller machine.Caller
+	a := &API{config: c, mux: http.NewServeMux(), audit: audit.New(c.Logger)}
+	a.mux.HandleFunc(unrouted, a.noRoute)
+	return a
 }
 
 // Operation answers a request: with a value that becomes JSON, a Stream, or nil
 // for 200 without a body.
 type Operation func(r Request) (answer any, err error)
 
-// Stream writes an answer in JSON that is too large to be held. Whatever can
-// fail for a reason that the client should read has been done before.
-type Stream func(w io.Writer) error
-
 // Handle adds a route, "GET /secrets/{id}". The action is its name in the audit
 // log where it is refused.
 func (a *API) Handle(route, action string, run Operation) {
-	a.mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) {
-		ctx := r.Context()
-		var answer any
-		caller, err := a.config.Callers.Authenticate(r)
-		event := audit.Event{Action: action, Outcome: audit.Failed, RequestID: httpx.RequestID(ctx), Address: httpx.ClientAddress(r)}
-		if err == nil {
-			event.Actor, event.Token = caller.Actor(), caller.Token()
-			httpx.Note(ctx, slog.String("subject", event.Actor), slog.String("token", event.Token))
-			caller.RequestID, caller.Address = event.RequestID, event.Address
-			answer, err = run(Request{r, caller})
-		}
-		if err != nil {
-			status := writeError(w, err)
-			httpx.Note(ctx, slog.String("error", err.Error()))
-			if status < http.StatusInternalServerError {
-				event.Outcome = audit.Refused
-			}
-			event.Reason = err.Error()
-			a.audit.Record(ctx, event)
-			return
-		}
-		switch answer := answer.(type) {
-		case nil:
-			w.Header().Set("Cache-Control", "no-store")
-			w.WriteHeader(http.StatusOK)
-		case Stream:
-			httpx.StartJSON(w, http.StatusOK)
-			if err := answer(w); err != nil {
-				httpx.Note(ctx, slog.String("error", err.Error()))
-				panic(http.ErrAbortHandler) // an answer cut short must not look whole
-			}
-		default:
-			httpx.WriteJSON(w, http.StatusOK, answer)
-		}
-	})
+	a.routes = append(a.routes, route)
+	a.mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, action, run) })
 }
 
-// Handler serves the routes, with and without Prefix.
+// Routes lists the routes, as they were given to Handle: what is in front of
+// several functions has to know them.
+func (a *API) Routes() []string { return a.routes }
+
+// Handler serves the routes, with and without the prefixes.
 func (a *API) Handler() http.Handler {
-	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		_ = writeError(w, machine.NotFound())
-	})
-	routes := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if rest, ok := strings.CutPrefix(r.URL.Path, Prefix+"/"); ok {
-			r.URL.Path, r.URL.RawPath = "/"+rest, ""
-		}
-		a.mux.ServeHTTP(w, r)
-	})
+	routes := below(a.config.Path, below(Prefix, http.HandlerFunc(a.route)))
 	return httpx.Wrap(httpx.CORS(append([]string{httpx.DesktopOrigin}, a.config.Origins...), routes), httpx.Options{
 		Function: a.config.Function, Logger: a.config.Logger, Timeout: a.config.Timeout, MaxBody: a.config.MaxBody,
 	})
 }
 
-// ID reads an id of the path. One that is no UUID does not exist.
-func (r Request) ID(name string) (string, error) {
-	id, err := uuid.Parse(r.PathValue(name))
-	if err != nil {
-		return "", machine.NotFound()
+// below serves requests below a path as those at the root.
+func below(prefix string, h http.Handler) http.Handler {
+	if prefix == "" {
+		return h
 	}
-	return id.String(), nil
-}
-
-// Access is what the caller may do in the organisation that the path names.
-func (r Request) Access(name string) (machine.Access, error) {
-	organization, err := r.ID(name)
-	if err != nil {
-		return machine.Access{}, err
-	}
-	return r.Caller.In(organization)
-}
-
-// Read decodes the body. Members that are not known are let be, as in the
-// original.
-func (r Request) Read(into any) error {
-	content, err := io.ReadAll(r.Body)
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return machine.Invalid("The request body is larger than %d bytes.", tooLarge.Limit)
-	}
-	if err != nil {
-		return machine.Invalid("The request body could not be read.")
-	}
-	if err := json.Unmarshal(content, into); err != nil {
-		// The text of the error could quote what was sent.
-		if mistyped := (*json.UnmarshalTypeError)(nil); errors.As(err, &mistyped) && mistyped.Field != "" {
-			return &machine.Problem{Class: fault.Invalid, Message: "The model state is invalid.", Fields: map[string][]string{
-				mistyped.Field: {fmt.Sprintf("It must not be a JSON %s.", strings.Fields(mistyped.Value + " value")[0])},
-			}}
+	stripped := http.StripPrefix(prefix, h)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.EscapedPath(), prefix+"/") {
+			stripped.ServeHTTP(w, r)
+			return
 		}
-		return machine.Invalid("The request body is not the JSON that is expected here.")
-	}
-	return nil
+		h.ServeHTTP(w, r)
+	})
 }
 
-// IDs checks ids of a body: UUIDs, which it gives in lower case.
-func IDs(texts []string) ([]string, error) {
-	ids := make([]string, len(texts))
-	for i, text := range texts {
-		id, err := uuid.Parse(text)
-		if err != nil {
-			return nil, machine.Invalid("%.40q is not an id.", text)
+// route leaves to the mux what it would not answer with a redirect, which no
+// client of this API follows.
+func (a *API) route(w http.ResponseWriter, r *http.Request) {
+	if at := r.URL.EscapedPath(); path.Clean(at) != at {
+		answerError(w, r, machine.NotFound())
+		return
+	}
+	a.mux.ServeHTTP(w, r)
+}
+
+// unrouted is the pattern of whatever has no route.
+const unrouted = "/"
+
+func (a *API) noRoute(w http.ResponseWriter, r *http.Request) {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut} {
+		probe := r.WithContext(r.Context())
+		probe.Method = method
+		if _, pattern := a.mux.Handler(probe); pattern != unrouted {
+			w.Header().Add("Allow", method)
 		}
-		ids[i] = id.String()
 	}
-	return ids, nil
-}
-
-// List is an answer of several things. Clients do not page.
-type List[T any] struct {
-	Data              []T     `json:"data"`
-	ContinuationToken *string `json:"continuationToken"`
-	Object            string  `json:"object"`
-}
-
-// NewList makes the answer of these things, which may be none.
-func NewList[T any](data []T) List[T] {
-	if data == nil {
-		data = []T{}
+	if w.Header().Get("Allow") != "" {
+		answerError(w, r, errMethod)
+		return
 	}
-	return List[T]{Data: data, Object: "list"}
+	answerError(w, r, machine.NotFound())
 }
 
-// BulkResult tells of one of several things that were to be done.
-type BulkResult struct {
-	ID     string  `json:"id"`
-	Error  *string `json:"error"`
-	Object string  `json:"object"`
+// answerError answers, and says why in the request's log line.
+func answerError(w http.ResponseWriter, r *http.Request, err error) (status int) {
+	httpx.Note(r.Context(), slog.String("error", err.Error()))
+	return writeError(w, err)
 }
 
-// NewBulkResult makes a result; an empty problem is none.
-func NewBulkResult(id, problem string) BulkResult {
-	r := BulkResult{ID: id, Object: "BulkDeleteResponseModel"}
-	if problem != "" {
-		r.Error = &problem
+// serve answers one request. What was refused, or broke off, is an audit event;
+// what was done is one of the domain's.
+func (a *API) serve(w http.ResponseWriter, r *http.Request, action string, run Operation) {
+	ctx := r.Context()
+	event := audit.Event{
+		Action: action, Outcome: audit.Failed, Reason: "the request broke off",
+		RequestID: httpx.RequestID(ctx), Address: httpx.ClientAddress(r),
 	}
-	return r
-}
-
-// AccessDenied is the problem of a thing that the caller may not change.
-const AccessDenied = "access denied"
-
-// writeError is the one place where a class of failure becomes a status.
-// Everything else about it is in the log under the request id.
-func writeError(w http.ResponseWriter, err error) (status int) {
-	message := "An unexpected error has occurred."
-	var members map[string][]string
-	problem, told := machine.AsProblem(err)
-	if told {
-		message, members = problem.Message, problem.Fields
-	}
-	switch class := fault.Of(err); {
-	case class == fault.Unauthenticated:
-		status = http.StatusUnauthorized
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		if !told {
-			message = authMessage(err)
+	defer func() {
+		if event.Outcome != audit.Allowed {
+			a.audit.Record(ctx, event)
 		}
-	case class == fault.NotFound, class == fault.Forbidden:
-		status = http.StatusNotFound
-		if !told {
-			message = "Resource not found."
+	}()
+	caller, err := a.config.Callers.Authenticate(r)
+	if err == nil {
+		event.Actor, event.Token = caller.Actor(), caller.Token()
+		httpx.Note(ctx, slog.String("subject", event.Actor), slog.String("token", event.Token))
+		caller.RequestID, caller.Address = event.RequestID, event.Address
+		var answer any
+		if answer, err = run(Request{r, caller}); err == nil {
+			err = write(w, answer)
 		}
-	case told && (class == fault.Invalid || class == fault.Conflict):
-		status = http.StatusBadRequest
-	case class == fault.Transient, class == fault.Denied:
-		status, message = http.StatusServiceUnavailable, "Secrets Manager is not available at the moment. Please try again."
-	case class == fault.Lost:
-		status, message = http.StatusInternalServerError, "What is stored here cannot be read. Please tell your administrator."
-	default:
-		status = http.StatusInternalServerError
 	}
-	httpx.WriteBitwardenProblem(w, status, message, members)
-	return status
+	if err == nil {
+		event.Outcome = audit.Allowed
+		return
+	}
+	event.Reason = err.Error()
+	if errors.Is(err, errCutShort) {
+		httpx.Note(ctx, slog.String("error", event.Reason))
+		panic(http.ErrAbortHandler) // it must not look whole
+	}
+	if answerError(w, r, err) < http.StatusInternalServerError {
+		event.Outcome = audit.Refused
+	}
 }

@@ -80,23 +80,29 @@ func (c Collection[T]) GetMany(ctx context.Context, ids []string) iter.Seq2[Reco
 
 // Update reads a record, lets change alter it, and writes it back, again from
 // the start for as long as somebody else's write comes between the two. An
-// error of change ends it, and is returned as it is; ErrUnchanged ends it well.
+// error of change ends it, and is returned as it is, whatever its class;
+// ErrUnchanged ends it well.
 func (c Collection[T]) Update(ctx context.Context, id string, change func(*Record[T]) error) (Record[T], error) {
 	var record Record[T]
+	var ended error // by change
 	err := Retry(ctx, func() (err error) {
 		if record, err = c.Get(ctx, id); err != nil {
 			return err
 		}
-		if err = change(&record); err != nil {
-			return err
+		if ended = change(&record); ended != nil {
+			return nil
 		}
 		record.Revision, err = c.Put(ctx, record, AtRevision(record.Revision))
 		return err
 	})
-	if errors.Is(err, ErrUnchanged) {
-		err = nil
+	switch {
+	case err != nil:
+		return Record[T]{}, err
+	case errors.Is(ended, ErrUnchanged):
+		return record, nil
+	default:
+		return record, ended
 	}
-	return record, err
 }
 
 // ErrUnchanged is what the change of Update returns where there is nothing to
@@ -108,14 +114,14 @@ var ErrUnchanged = errors.New("unchanged")
 func Retry(ctx context.Context, try func() error) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = time.Millisecond, 100*time.Millisecond
+	var last error
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := try()
-		if err != nil && fault.Of(err) != fault.Conflict {
-			err = backoff.Permanent(err)
+		if last = try(); last != nil && fault.Of(last) != fault.Conflict {
+			return struct{}{}, backoff.Permanent(last)
 		}
-		return struct{}{}, err
+		return struct{}{}, last
 	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0))
-	if fault.Of(err) == fault.Conflict {
+	if err != nil && fault.Of(last) == fault.Conflict {
 		return fmt.Errorf("%w: others kept writing the same record: %w", fault.Transient, err)
 	}
 	return err

@@ -1,10 +1,12 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -42,7 +44,16 @@ func TestABadInputReachesNoDriver(t *testing.T) {
 		_, err := s.List(t.Context(), q)
 		return err
 	}
+	many := func(keys ...store.Key) error {
+		_, err := s.GetMany(t.Context(), keys)
+		return err
+	}
 	long := strings.Repeat("é", store.MaxName/2)
+	most := make([]store.Key, store.MaxKeys)
+	for i := range most {
+		most[i] = store.Key{Collection: ok, ID: fmt.Sprint(i)}
+	}
+	one := store.Key{Collection: ok, ID: "x"}
 	for name, err := range map[string]error{
 		"get without a collection":          get("", "x"),
 		"get with an upper-case collection": get("Things", "x"),
@@ -56,6 +67,14 @@ func TestABadInputReachesNoDriver(t *testing.T) {
 		"get with a zero byte":              get(ok, "a\x00b"),
 		"get with a tab":                    get(ok, "a\tb"),
 		"get with a delete character":       get(ok, "\x7f"),
+		"get many of none":                  many(),
+		"get many more than can be had":     many(append(most[:len(most):len(most)], one)...),
+		"get many with one twice":           many(one, most[0], one),
+		"get many of a wrong collection":    many(one, store.Key{Collection: "Things", ID: "y"}),
+		"get many without a collection":     many(store.Key{ID: "x"}),
+		"get many without an id":            many(one, store.Key{Collection: ok}),
+		"get many with a long id":           many(one, store.Key{Collection: ok, ID: long + "x"}),
+		"get many with a control character": many(one, store.Key{Collection: ok, ID: "a\nb"}),
 		"delete without an id":              s.Delete(t.Context(), ok, "", store.Any()),
 		"delete with a wrong collection":    s.Delete(t.Context(), "a b", "x", store.Any()),
 		"put in a wrong collection":         put(store.Document{Collection: "a_b"}),
@@ -86,6 +105,9 @@ func TestABadInputReachesNoDriver(t *testing.T) {
 		"the longest of all": put(store.Document{
 			Collection: strings.Repeat("x", 63), ID: long, Parent: long, Lookup: long, Body: make([]byte, store.MaxBody),
 		}),
+		"the most keys":       many(most...),
+		"the longest key":     many(store.Key{Collection: strings.Repeat("x", 63), ID: long}),
+		"an id in two kinds":  many(one, store.Key{Collection: "others", ID: "x"}),
 		"one letter":          put(store.Document{Collection: "x", ID: "y"}),
 		"list by parent":      list(store.Query{Parent: "p", After: long}),
 		"list by lookup":      list(store.Query{Lookup: "l", Limit: store.MaxPage}),
@@ -110,6 +132,11 @@ func TestErrorsSayWhatWasBeingDoneAndKeepTheirClass(t *testing.T) {
 	expect(s.Delete(t.Context(), "things", "secret-id", store.Absent()), fault.NotFound, "delete things (absent): not found")
 	_, err = s.Put(t.Context(), store.Document{Collection: "things", ID: "secret-id"}, store.AtRevision(7))
 	expect(err, fault.Conflict, "put things (at revision 7): conflict: there is no document")
+	_, err = s.GetMany(t.Context(), nil)
+	expect(err, fault.Invalid, "get 0 documents: invalid: 1 to 100 documents can be had at once")
+	driver.Inject(storetest.Fault{Method: storetest.GetMany, Err: fault.Transient})
+	_, err = s.GetMany(t.Context(), []store.Key{{Collection: "things", ID: "secret-id"}, {Collection: "others", ID: "secret-id"}})
+	expect(err, fault.Transient, "get 2 documents of things: temporarily unavailable")
 	driver.Inject(storetest.Fault{Method: storetest.List, Err: fault.Denied})
 	_, err = s.List(t.Context(), store.Query{Collection: "things", Parent: "p"})
 	expect(err, fault.Denied, "list things: denied")
@@ -291,6 +318,252 @@ func TestWalkingEndsWithTheFirstError(t *testing.T) {
 	}
 	if records != store.MaxPage || failures != 1 {
 		t.Errorf("came %d records and %d errors", records, failures)
+	}
+}
+
+func TestManyRecordsComeInBatches(t *testing.T) {
+	s, driver := fresh()
+	cars, all := fill(t, s, 2*store.MaxKeys+1)
+	asked := append([]string{"missing"}, all...)
+	slices.Reverse(asked)
+	want := slices.Clone(all)
+	slices.Reverse(want)
+	driver.Reset()
+	var got []string
+	for record, err := range cars.GetMany(t.Context(), asked) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if record.Parent != "p" || record.Revision == 0 || fmt.Sprintf("%05d", record.Value.Doors) != record.ID {
+			t.Errorf("got %+v", record)
+		}
+		got = append(got, record.ID)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("came %d records, want %d", len(got), len(want))
+	}
+	if calls := driver.Calls(); calls != 3 || calls != driver.Calls(storetest.GetMany) {
+		t.Errorf("it took %d calls, want 3", calls)
+	}
+
+	driver.Reset()
+	for range cars.GetMany(t.Context(), nil) {
+		t.Error("of no ids came a record")
+	}
+	if driver.Calls() != 0 {
+		t.Error("of no ids came a call")
+	}
+	for range cars.GetMany(t.Context(), asked) {
+		break
+	}
+	if calls := driver.Calls(); calls != 1 {
+		t.Errorf("a reader who stopped made %d calls", calls)
+	}
+}
+
+func TestManyRecordsEndWithTheFirstError(t *testing.T) {
+	s, driver := fresh()
+	cars, all := fill(t, s, 3*store.MaxKeys)
+	if _, err := s.Put(t.Context(), store.Document{Collection: "cars", ID: "broken", Body: []byte("5551234")}, store.Any()); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		ids     []string
+		records int
+		class   fault.Class
+	}{
+		"a batch that fails":          {all, store.MaxKeys, fault.Transient},
+		"a body of another kind":      {[]string{all[0], "broken", all[1]}, 1, fault.Lost},
+		"an id twice in a batch":      {[]string{all[0], all[1], all[0]}, 0, fault.Invalid},
+		"an id that is none":          {[]string{all[0], ""}, 0, fault.Invalid},
+		"a bad id in a later hundred": {append(all[:store.MaxKeys:store.MaxKeys], "\n"), store.MaxKeys, fault.Invalid},
+	} {
+		driver.Reset()
+		if c.class == fault.Transient {
+			driver.Inject(storetest.Fault{Method: storetest.GetMany, Skip: 1})
+		}
+		records, failures := 0, 0
+		for _, err := range cars.GetMany(t.Context(), c.ids) {
+			if err == nil {
+				records++
+				continue
+			}
+			if failures++; fault.Of(err) != c.class || strings.Contains(err.Error(), "5551234") {
+				t.Errorf("%s: got %v", name, err)
+			}
+		}
+		if records != c.records || failures != 1 {
+			t.Errorf("%s: came %d records and %d errors", name, records, failures)
+		}
+	}
+}
+
+func TestRecordsOfSeveralCollectionsAreReadAtOnce(t *testing.T) {
+	s, driver := fresh()
+	cars, _ := fill(t, s, 2)
+	drivers := store.NewCollection[string](s, "drivers")
+	if _, err := drivers.Put(t.Context(), store.Record[string]{ID: "00000", Lookup: "l", Value: "Ada"}, store.Absent()); err != nil {
+		t.Fatal(err)
+	}
+	driver.Reset()
+	docs, err := s.GetMany(t.Context(), []store.Key{drivers.Key("00000"), cars.Key("00001"), cars.Key("00002")})
+	if err != nil || len(docs) != 2 || driver.Calls() != 1 {
+		t.Fatalf("%d documents in %d calls: %v", len(docs), driver.Calls(), err)
+	}
+	if ada, err := drivers.Decode(docs[0]); err != nil || ada.Value != "Ada" || ada.ID != "00000" || ada.Lookup != "l" || docs[0].Collection != drivers.Name() {
+		t.Errorf("got %+v (%v)", ada, err)
+	}
+	if second, err := cars.Decode(docs[1]); err != nil || second.Value.Doors != 1 || second.Revision != docs[1].Revision {
+		t.Errorf("got %+v (%v)", second, err)
+	}
+	if _, err := cars.Decode(docs[0]); fault.Of(err) != fault.Lost || strings.Contains(err.Error(), "Ada") {
+		t.Errorf("a document of another kind: %v", err)
+	}
+}
+
+func TestAnUpdateChangesWhatIsThere(t *testing.T) {
+	s, _ := fresh()
+	cars, _ := fill(t, s, 1)
+	before, err := cars.Get(t.Context(), "00000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	updated, err := cars.Update(t.Context(), "00000", func(r *store.Record[car]) error {
+		r.Value.Doors, r.Parent = 3, "q"
+		return nil
+	})
+	after, getErr := cars.Get(t.Context(), "00000")
+	if err != nil || getErr != nil || updated != after || after.Value.Doors != 3 || after.Parent != "q" || after.Lookup != "l" || after.Revision <= before.Revision {
+		t.Errorf("updated %+v (%v), stored %+v (%v)", updated, err, after, getErr)
+	}
+}
+
+func TestAnUpdateBeginsAgainAfterSomebodyElsesWrite(t *testing.T) {
+	s, driver := fresh()
+	cars, _ := fill(t, s, 1)
+	tries := 0
+	driver.Reset()
+	updated, err := cars.Update(t.Context(), "00000", func(r *store.Record[car]) error {
+		if tries++; tries <= 2 {
+			other := *r
+			other.Value.Doors += 10
+			if _, err := cars.Put(t.Context(), other, store.Any()); err != nil {
+				return err
+			}
+		}
+		r.Value.Doors++
+		return nil
+	})
+	if err != nil || tries != 3 || updated.Value.Doors != 21 || driver.Calls(storetest.Get) != 3 {
+		t.Errorf("%+v after %d tries: %v", updated, tries, err)
+	}
+}
+
+func TestConcurrentUpdatesLoseNothing(t *testing.T) {
+	s, _ := fresh()
+	cars, _ := fill(t, s, 1)
+	var wait sync.WaitGroup
+	for range 8 {
+		wait.Go(func() {
+			for range 20 {
+				if _, err := cars.Update(t.Context(), "00000", func(r *store.Record[car]) error { r.Value.Doors++; return nil }); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	if got, err := cars.Get(t.Context(), "00000"); err != nil || got.Value.Doors != 160 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestAnUpdateEndsAsItsChangeSays(t *testing.T) {
+	for name, c := range map[string]struct {
+		change, want error
+		class        fault.Class
+	}{
+		"nothing to write":        {store.ErrUnchanged, nil, ""},
+		"nothing to write, since": {fmt.Errorf("it is so already: %w", store.ErrUnchanged), nil, ""},
+		"a refusal":               {fmt.Errorf("%w: no", fault.Forbidden), fault.Forbidden, fault.Forbidden},
+		"a conflict of its own":   {fmt.Errorf("%w: there is another", fault.Conflict), fault.Conflict, fault.Conflict},
+		"an error without class":  {errBroken, errBroken, ""},
+	} {
+		s, driver := fresh()
+		cars, _ := fill(t, s, 1)
+		driver.Reset()
+		tries := 0
+		_, err := cars.Update(t.Context(), "00000", func(r *store.Record[car]) error {
+			tries++
+			r.Value.Doors = 9
+			return c.change
+		})
+		if !errors.Is(err, c.want) || c.want != nil && !errors.Is(err, c.change) || fault.Of(err) != c.class || tries != 1 || driver.Calls(storetest.Put) != 0 {
+			t.Errorf("%s: got %v after %d tries and %d writes", name, err, tries, driver.Calls(storetest.Put))
+		}
+		if got, err := cars.Get(t.Context(), "00000"); err != nil || got.Value.Doors != 0 {
+			t.Errorf("%s: stored is %+v (%v)", name, got, err)
+		}
+	}
+}
+
+var errBroken = errors.New("broken")
+
+func TestAnUpdateThatCannotReadOrWriteSaysSo(t *testing.T) {
+	nothing := func(*store.Record[car]) error { return nil }
+	s, driver := fresh()
+	cars, _ := fill(t, s, 1)
+	if _, err := cars.Update(t.Context(), "none", nothing); fault.Of(err) != fault.NotFound {
+		t.Errorf("a record that is not there: %v", err)
+	}
+	for _, f := range []storetest.Fault{{Method: storetest.Get, Err: fault.Denied}, {Method: storetest.Put, Err: fault.Denied}, {Method: storetest.Put, When: storetest.After, Err: fault.Denied}} {
+		driver.Reset()
+		driver.Inject(f)
+		if got, err := cars.Update(t.Context(), "00000", nothing); fault.Of(err) != fault.Denied || got != (store.Record[car]{}) || driver.Calls(f.Method) != 1 {
+			t.Errorf("%+v: got %+v and %v", f, got, err)
+		}
+	}
+	gone := 0
+	_, err := cars.Update(t.Context(), "00000", func(*store.Record[car]) error {
+		gone++
+		return cars.Delete(t.Context(), "00000", store.Any())
+	})
+	if fault.Of(err) != fault.NotFound || gone != 1 {
+		t.Errorf("a record that is deleted meanwhile: %v after %d tries", err, gone)
+	}
+}
+
+func TestRetryingEndsWithTheContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	tries := 0
+	err := store.Retry(ctx, func() error {
+		if tries++; tries == 4 {
+			cancel()
+		}
+		return fmt.Errorf("put: %w", fault.Conflict)
+	})
+	if fault.Of(err) != fault.Transient || !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "others kept writing") || tries != 4 {
+		t.Errorf("after %d tries: %v", tries, err)
+	}
+}
+
+func TestOnlyConflictsAreRetried(t *testing.T) {
+	for _, want := range []error{nil, errBroken, fault.NotFound, fault.Transient, fmt.Errorf("%w: %w", fault.Lost, fault.Conflict)} {
+		tries := 0
+		if err := store.Retry(t.Context(), func() error { tries++; return want }); err != want || tries != 1 { //nolint:errorlint // the same, not one like it
+			t.Errorf("%v became %v after %d tries", want, err, tries)
+		}
+	}
+	tries := 0
+	err := store.Retry(t.Context(), func() error {
+		if tries++; tries < 5 {
+			return fault.Conflict
+		}
+		return errBroken
+	})
+	if !errors.Is(err, errBroken) || tries != 5 {
+		t.Errorf("after %d tries: %v", tries, err)
 	}
 }
 

@@ -67,8 +67,9 @@ func TestAnExpiredDocumentIsGoneToTheSecond(t *testing.T) {
 		*now = noon.Add(test.after)
 		_, err := table.Get(t.Context(), "things", "x")
 		page, _ := table.List(t.Context(), Query{Collection: "things", Parent: "p", Limit: 1})
-		if (err == nil) != test.there || (len(page.Documents) == 1) != test.there {
-			t.Errorf("after %v: Get says %v, List %d", test.after, err, len(page.Documents))
+		many, _ := table.GetMany(t.Context(), []Key{{"things", "x"}})
+		if (err == nil) != test.there || (len(page.Documents) == 1) != test.there || (len(many) == 1) != test.there {
+			t.Errorf("after %v: Get says %v, List %d, GetMany %d", test.after, err, len(page.Documents), len(many))
 		}
 	}
 	// With the clock set back, what was made anew still follows.

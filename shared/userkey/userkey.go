@@ -10,23 +10,23 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
+	"github.com/latchkey-fn/latchkey/shared/stamp"
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
 
 // Ring is the name of the keyring that seals user keys.
 const Ring = "user-keys"
 
-// The collections, and the parent of every user key. An access stamp has no
+// The collections, and the parent of every user key. A note of an access has no
 // parent: it is written often and listed never.
 const (
-	keyCollection   = "user-keys"
-	stampCollection = "user-key-access"
-	everyUser       = "all"
+	keyCollection    = "user-keys"
+	accessCollection = "user-key-access"
+	everyUser        = "all"
 )
 
 // Sizes of a key in bytes: what clients make, and what some keep from former
@@ -34,13 +34,6 @@ const (
 const (
 	Size     = 32
 	LongSize = 64
-)
-
-// stampEvery is how often at most the access of one user is noted, and
-// stampTimeout what noting it may cost the one request that does it.
-const (
-	stampEvery   = time.Hour
-	stampTimeout = 500 * time.Millisecond
 )
 
 // Key is the key of a vault. It prints as [redacted].
@@ -89,31 +82,30 @@ type stored struct {
 	Revised time.Time `json:"revised,omitzero"`
 }
 
-type stamp struct {
+type access struct {
 	At time.Time `json:"at"`
 }
 
 // Keys is the domain. It is safe for concurrent use.
 type Keys struct {
-	keys   store.Collection[stored]
-	stamps store.Collection[stamp]
-	ring   *keyring.Ring
-	logger *slog.Logger
-	now    func() time.Time
-
-	mu      sync.Mutex
-	stamped map[string]time.Time
+	keys     store.Collection[stored]
+	accesses store.Collection[access]
+	noted    *stamp.Book[access]
+	ring     *keyring.Ring
+	logger   *slog.Logger
+	now      func() time.Time
 }
 
 // New makes the domain over a store and the ring that seals its keys.
 func New(s *store.Store, ring *keyring.Ring, logger *slog.Logger) *Keys {
+	accesses := store.NewCollection[access](s, accessCollection)
 	return &Keys{
-		keys:    store.NewCollection[stored](s, keyCollection),
-		stamps:  store.NewCollection[stamp](s, stampCollection),
-		ring:    ring,
-		logger:  logger,
-		now:     time.Now,
-		stamped: map[string]time.Time{},
+		keys:     store.NewCollection[stored](s, keyCollection),
+		accesses: accesses,
+		noted:    stamp.NewBook(accesses, logger),
+		ring:     ring,
+		logger:   logger,
+		now:      time.Now,
 	}
 }
 
@@ -128,7 +120,8 @@ func (k *Keys) Get(ctx context.Context, user string) (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("user key: %w", err)
 	}
-	k.noteAccess(ctx, user)
+	now := k.time()
+	k.noted.Note(ctx, user, now, access{At: now})
 	return Key{plain}, nil
 }
 
@@ -160,7 +153,7 @@ func (k *Keys) Delete(ctx context.Context, described Info) error {
 	if err := k.keys.Delete(ctx, described.User, store.AtRevision(described.Revision)); err != nil {
 		return fmt.Errorf("user key: %w", err)
 	}
-	if err := k.stamps.Delete(ctx, described.User, store.Any()); err != nil && fault.Of(err) != fault.NotFound {
+	if err := k.accesses.Delete(ctx, described.User, store.Any()); err != nil && fault.Of(err) != fault.NotFound {
 		k.logger.WarnContext(ctx, "the key is deleted, but not the note of its last access", "user", described.User, "error", err)
 	}
 	return nil
@@ -178,7 +171,7 @@ func (k *Keys) Describe(ctx context.Context, user string) (Info, error) {
 // LastAccess is when the key was last read, to the hour; the zero time where
 // that was never noted.
 func (k *Keys) LastAccess(ctx context.Context, user string) (time.Time, error) {
-	record, err := k.stamps.Get(ctx, user)
+	record, err := k.accesses.Get(ctx, user)
 	if fault.Of(err) == fault.NotFound {
 		return time.Time{}, nil
 	}
@@ -251,39 +244,6 @@ func (k *Keys) write(ctx context.Context, user string, key Key, value stored, pr
 		return fmt.Errorf("user key: %w", err)
 	}
 	return nil
-}
-
-// noteAccess is best effort: it costs a read nothing but a little time, and
-// never its success.
-func (k *Keys) noteAccess(ctx context.Context, user string) {
-	now := k.time()
-	if !k.dueForStamp(user, now) {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, stampTimeout)
-	defer cancel()
-	record := store.Record[stamp]{ID: user, Value: stamp{At: now}}
-	_, err := k.stamps.Put(ctx, record, store.Before(now.Add(-stampEvery)))
-	if err != nil && fault.Of(err) != fault.Conflict {
-		k.logger.WarnContext(ctx, "the access of a user key could not be noted", "user", user, "error", err)
-	}
-}
-
-// maxStamped bounds the memory of who was noted lately. Forgetting is harmless:
-// the store refuses a second note within the hour.
-const maxStamped = 10_000
-
-func (k *Keys) dueForStamp(user string, now time.Time) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if at, ok := k.stamped[user]; ok && now.Sub(at) < stampEvery {
-		return false
-	}
-	if len(k.stamped) >= maxStamped {
-		clear(k.stamped)
-	}
-	k.stamped[user] = now
-	return true
 }
 
 func (k *Keys) time() time.Time { return k.now().UTC().Truncate(time.Second) }

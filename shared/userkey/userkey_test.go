@@ -17,6 +17,7 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
+	"github.com/latchkey-fn/latchkey/shared/stamp"
 	"github.com/latchkey-fn/latchkey/shared/store"
 	"github.com/latchkey-fn/latchkey/shared/store/storetest"
 )
@@ -175,7 +176,7 @@ func TestANoteThatCannotBeDeletedDoesNotUndoTheDeletion(t *testing.T) {
 	if err := keys.Create(t.Context(), user, key(t, 'a')); err != nil {
 		t.Fatal(err)
 	}
-	driver.Inject(storetest.Fault{Method: storetest.Delete, Collection: stampCollection})
+	driver.Inject(storetest.Fault{Method: storetest.Delete, Collection: accessCollection})
 	if err := keys.Delete(t.Context(), describe(t, keys)); err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +193,7 @@ func TestAnAccessIsNotedOnceAnHourByAllInstancesTogether(t *testing.T) {
 	for _, keys := range []*Keys{first, second} {
 		keys.now = func() time.Time { return now }
 	}
-	notes := store.NewCollection[stamp](store.New(inner), stampCollection)
+	notes := store.NewCollection[access](store.New(inner), accessCollection)
 	revision := func() int64 {
 		record, err := notes.Get(t.Context(), user)
 		if err != nil {
@@ -207,7 +208,7 @@ func TestAnAccessIsNotedOnceAnHourByAllInstancesTogether(t *testing.T) {
 	if revision() != noted {
 		t.Error("a second instance noted the same hour again")
 	}
-	now = now.Add(stampEvery + time.Minute)
+	now = now.Add(stamp.Every + time.Minute)
 	wantKey(t, second, key(t, 'a'))
 	if at, err := first.LastAccess(t.Context(), user); err != nil || !at.Equal(now.UTC().Truncate(time.Second)) {
 		t.Errorf("the last access is %v (%v), want %v", at, err, now)

@@ -3,21 +3,25 @@
 //
 // What minidyn v0.8.2 leaves out and this package adds: the stored item beside
 // a condition that failed (ReturnValuesOnConditionCheckFailure) for Put and
-// Delete, idempotent transactions (ClientRequestToken), a table's status, and
-// the service's answer to an operation it does not have. Data is in memory and
-// gone with the server.
+// Delete, idempotent transactions (ClientRequestToken), a table's status, the
+// limit and the disorder of what BatchGetItem answers, and the service's answer to
+// an operation it does not have. Data is in memory and gone with the server.
 package minidyn
 
 import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +32,13 @@ import (
 // maxRequest bounds a request's body: 16 MB, what the service takes.
 const maxRequest = 16 << 20
 
+// What the service gives at once of a batch: that many items, and that many
+// bytes of them. The rest it names as unprocessed.
+const (
+	maxBatch      = 100
+	maxBatchBytes = 16 << 20
+)
+
 // Server is a running emulator.
 type Server struct {
 	// URL is the endpoint, http://127.0.0.1:port.
@@ -37,7 +48,9 @@ type Server struct {
 }
 
 // Start serves on a free port of the loopback address until Close.
-func Start() (*Server, error) {
+func Start() (*Server, error) { return start(maxBatchBytes) }
+
+func start(batchBytes int) (*Server, error) {
 	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("start minidyn: %w", err)
@@ -45,7 +58,7 @@ func Start() (*Server, error) {
 	s := &Server{
 		URL: "http://" + listener.Addr().String(),
 		server: &http.Server{
-			Handler:           &handler{inner: dynamo.NewServer(), committed: map[string]transaction{}},
+			Handler:           &handler{inner: dynamo.NewServer(), batchBytes: batchBytes, committed: map[string]transaction{}},
 			ReadHeaderTimeout: 10 * time.Second,
 		},
 		served: make(chan error, 1),
@@ -64,8 +77,10 @@ func (s *Server) Close() error {
 // handler answers one request at a time, so that what it adds to minidyn's
 // answer is of the same moment.
 type handler struct {
+	inner      http.Handler
+	batchBytes int
+
 	mu        sync.Mutex
-	inner     http.Handler
 	committed map[string]transaction // by ClientRequestToken
 }
 
@@ -116,6 +131,8 @@ func (h *handler) do(operation string, body []byte) answer {
 		return h.write(operation, body)
 	case "TransactWriteItems":
 		return h.transact(body)
+	case "BatchGetItem":
+		return h.batchGet(body)
 	case "CreateTable", "DescribeTable":
 		return active(h.pass(operation, body))
 	}
@@ -186,6 +203,131 @@ func (h *handler) transact(body []byte) answer {
 			}
 		}
 	})
+}
+
+// batchGet is a GetItem of each key. The items come in another order than their
+// keys were given in, since the service promises none.
+func (h *handler) batchGet(body []byte) answer {
+	var request struct {
+		RequestItems map[string]map[string]json.RawMessage
+	}
+	if err := json.Unmarshal(body, &request); err != nil {
+		return failure("SerializationException", err.Error())
+	}
+	var reply struct {
+		Responses       map[string][]json.RawMessage
+		UnprocessedKeys map[string]map[string]json.RawMessage
+	}
+	reply.Responses = map[string][]json.RawMessage{}
+	reply.UnprocessedKeys = map[string]map[string]json.RawMessage{}
+	count, size := 0, 0
+	for _, table := range slices.Sorted(maps.Keys(request.RequestItems)) {
+		get := request.RequestItems[table]
+		keys, err := distinctKeys(get["Keys"])
+		if err != nil {
+			return failure("ValidationException", err.Error())
+		}
+		if count += len(keys); count > maxBatch {
+			return failure("ValidationException", "Too many items requested for the BatchGetItem call")
+		}
+		items, left := []json.RawMessage{}, []json.RawMessage{}
+		for _, key := range keys {
+			found, refusal := h.getItem(table, key, get)
+			if refusal != nil {
+				return *refusal
+			}
+			switch size += sizeOf(found); {
+			case found == nil:
+			case size > h.batchBytes:
+				left = append(left, key)
+			default:
+				items = append(items, found)
+			}
+		}
+		slices.Reverse(items)
+		reply.Responses[table] = items
+		if len(left) == 0 {
+			continue
+		}
+		rest := maps.Clone(get)
+		if rest["Keys"], err = json.Marshal(left); err != nil {
+			return failure("InternalServerError", err.Error())
+		}
+		reply.UnprocessedKeys[table] = rest
+	}
+	if count == 0 {
+		return failure("ValidationException", "The batch asks for no item")
+	}
+	content, err := json.Marshal(reply)
+	if err != nil {
+		return failure("InternalServerError", err.Error())
+	}
+	return answer{http.StatusOK, content}
+}
+
+// distinctKeys reads the keys of a batch, of which no two may be the same.
+func distinctKeys(list json.RawMessage) (keys []json.RawMessage, err error) {
+	if err := json.Unmarshal(list, &keys); err != nil {
+		return nil, err
+	}
+	seen := map[[sha256.Size]byte]bool{}
+	for _, key := range keys {
+		sum, err := digest(key)
+		if err != nil {
+			return nil, err
+		}
+		if seen[sum] {
+			return nil, errors.New("Provided list of item keys contains duplicates") //nolint:staticcheck // the service's words
+		}
+		seen[sum] = true
+	}
+	return keys, nil
+}
+
+// getItem lets minidyn get one item with what a batch says of all those of its
+// table. Nil: there is none.
+func (h *handler) getItem(table string, key json.RawMessage, batch map[string]json.RawMessage) (json.RawMessage, *answer) {
+	get := map[string]any{}
+	for name, value := range batch {
+		if name != "Keys" {
+			get[name] = value
+		}
+	}
+	get["TableName"], get["Key"] = table, key
+	body, err := json.Marshal(get)
+	if err != nil {
+		refusal := failure("SerializationException", err.Error())
+		return nil, &refusal
+	}
+	a := h.pass("GetItem", body)
+	var found struct{ Item json.RawMessage }
+	if a.status != http.StatusOK || json.Unmarshal(a.body, &found) != nil {
+		return nil, &a
+	}
+	if len(found.Item) <= len("{}") || string(found.Item) == "null" {
+		return nil, nil
+	}
+	return found.Item, nil
+}
+
+// sizeOf is about what the service counts of an item: the bytes of its names and
+// values.
+func sizeOf(item json.RawMessage) (size int) {
+	var attributes map[string]map[string]json.RawMessage
+	if json.Unmarshal(item, &attributes) != nil {
+		return len(item)
+	}
+	for name, value := range attributes {
+		size += len(name)
+		for kind, content := range value {
+			if kind == "B" {
+				size += base64.StdEncoding.DecodedLen(len(content) - len(`""`))
+			} else {
+				size += len(content)
+			}
+		}
+	}
+	return size
 }
 
 // digest is the same for requests that differ in the order of names only, as

@@ -2,6 +2,9 @@ package minidyn
 
 import (
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,9 +16,11 @@ import (
 )
 
 // table gives a client of a new server that has one table.
-func table(t *testing.T) *dynamodb.Client {
+func table(t *testing.T) *dynamodb.Client { return tableOf(t, maxBatchBytes) }
+
+func tableOf(t *testing.T, batchBytes int) *dynamodb.Client {
 	t.Helper()
-	server, err := Start()
+	server, err := start(batchBytes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,6 +122,70 @@ func TestATransactionIsKnownByItsToken(t *testing.T) {
 	again.ClientRequestToken = aws.String("another")
 	if _, err := client.TransactWriteItems(t.Context(), &again); err == nil {
 		t.Error("the request with another token was not done anew")
+	}
+}
+
+func idKey(id string) map[string]types.AttributeValue {
+	return map[string]types.AttributeValue{"id": &types.AttributeValueMemberS{Value: id}}
+}
+
+func TestABatchIsWhatFitsOfItInNoOrder(t *testing.T) {
+	const limit, large = 1 << 20, 100 << 10
+	client := tableOf(t, limit)
+	var keys []map[string]types.AttributeValue
+	for i := range 15 { // of which 10 fit
+		key := idKey(fmt.Sprint(i))
+		keys = append(keys, key)
+		stored := maps.Clone(key)
+		stored["b"] = &types.AttributeValueMemberB{Value: make([]byte, large)}
+		if _, err := client.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: aws.String("t"), Item: stored}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keys = slices.Insert(keys, 1, idKey("missing"))
+	found, err := client.BatchGetItem(t.Context(), &dynamodb.BatchGetItemInput{RequestItems: map[string]types.KeysAndAttributes{
+		"t": {Keys: keys, ConsistentRead: aws.Bool(true)},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, left := found.Responses["t"], found.UnprocessedKeys["t"]
+	if len(got) != 10 || len(left.Keys) != 5 || !aws.ToBool(left.ConsistentRead) {
+		t.Fatalf("%d items and %d that are left, consistently: %v", len(got), len(left.Keys), aws.ToBool(left.ConsistentRead))
+	}
+	if first := got[0]["id"].(*types.AttributeValueMemberS).Value; first == "0" || len(got[0]["b"].(*types.AttributeValueMemberB).Value) != large {
+		t.Errorf("the first is %q", first)
+	}
+	rest, err := client.BatchGetItem(t.Context(), &dynamodb.BatchGetItemInput{RequestItems: found.UnprocessedKeys})
+	if err != nil || len(rest.Responses["t"]) != len(left.Keys) || len(rest.UnprocessedKeys) != 0 {
+		t.Errorf("the rest: %d items, %v", len(rest.Responses["t"]), err)
+	}
+}
+
+func TestABatchThatTheServiceWouldRefuseIsRefused(t *testing.T) {
+	client := table(t)
+	many := make([]map[string]types.AttributeValue, maxBatch+1)
+	for i := range many {
+		many[i] = idKey(fmt.Sprint(i))
+	}
+	for name, c := range map[string]struct {
+		table string
+		keys  []map[string]types.AttributeValue
+		code  string
+	}{
+		"too many":            {"t", many, "ValidationException"},
+		"none":                {"t", []map[string]types.AttributeValue{}, "ValidationException"},
+		"one twice":           {"t", []map[string]types.AttributeValue{idKey("1"), idKey("2"), idKey("1")}, "ValidationException"},
+		"another key":         {"t", []map[string]types.AttributeValue{{"other": idKey("1")["id"]}}, "ValidationException"},
+		"a table that is not": {"u", many[:1], "ResourceNotFoundException"},
+	} {
+		_, err := client.BatchGetItem(t.Context(), &dynamodb.BatchGetItemInput{RequestItems: map[string]types.KeysAndAttributes{c.table: {Keys: c.keys}}})
+		if api, ok := errors.AsType[smithy.APIError](err); !ok || api.ErrorCode() != c.code {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := client.BatchGetItem(t.Context(), &dynamodb.BatchGetItemInput{RequestItems: map[string]types.KeysAndAttributes{"t": {Keys: many[:maxBatch]}}}); err != nil {
+		t.Errorf("the most: %v", err)
 	}
 }
 

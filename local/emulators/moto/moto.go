@@ -1,8 +1,10 @@
-// Package moto runs moto's server for a test, on loopback.
+// Package moto runs moto's server, on loopback.
 package moto
 
 import (
 	"bufio"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -22,27 +24,49 @@ const patience = time.Minute
 
 var running = regexp.MustCompile(`Running on (http://127\.0\.0\.1:\d+)`)
 
+// Tool is the program that this package runs.
+const Tool = "moto_server"
+
 // Start gives the endpoint of a server that ends with the test. Without
 // moto_server on this machine the test is skipped, as testenv says.
+func Start(t testing.TB) string {
+	t.Helper()
+	server, err := Open(testenv.Tool(t, Tool))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// Server is a running server.
+type Server struct {
+	// URL is the endpoint, http://127.0.0.1:port.
+	URL string
+
+	cmd     *exec.Cmd
+	drained chan struct{}
+	proxy   *httptest.Server
+}
+
+// Open runs the program at a path until Close.
 //
 // moto answers on many threads and locks nothing: a transaction that fails
 // puts a copy of the whole table back. So requests pass a proxy that lets one
 // through at a time, as they would be ordered by the service.
-func Start(t testing.TB) string {
-	t.Helper()
-	cmd := exec.Command(testenv.Tool(t, "moto_server"), "-H", "127.0.0.1", "-p", "0")
-	cmd.Env = append(os.Environ(), "PYTHONUNBUFFERED=1")
-	output, err := cmd.StderrPipe()
+func Open(path string) (*Server, error) {
+	s := &Server{cmd: exec.Command(path, "-H", "127.0.0.1", "-p", "0"), drained: make(chan struct{})}
+	s.cmd.Env = append(os.Environ(), "PYTHONUNBUFFERED=1")
+	output, err := s.cmd.StderrPipe()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("start moto_server: %v", err)
+	if err := s.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", Tool, err)
 	}
 	address := make(chan string, 1)
-	drained := make(chan struct{})
 	go func() {
-		defer close(drained)
+		defer close(s.drained)
 		defer close(address)
 		told := false
 		for lines := bufio.NewScanner(output); lines.Scan(); {
@@ -52,36 +76,41 @@ func Start(t testing.TB) string {
 			}
 		}
 	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it has ended already: nothing to do
-		<-drained
-		_ = cmd.Wait() // "killed", as it should be
-	})
-
 	select {
 	case found, ok := <-address:
 		if !ok {
-			t.Fatal("moto_server ended before it listened")
+			err = errors.New(Tool + " ended before it listened")
+		} else if s.proxy, err = oneAtATime(found); err == nil {
+			s.URL = s.proxy.URL
+			return s, nil
 		}
-		return oneAtATime(t, found)
 	case <-time.After(patience):
-		t.Fatal("moto_server does not listen")
+		err = errors.New(Tool + " does not listen")
 	}
-	return ""
+	s.Close()
+	return nil, err
 }
 
-func oneAtATime(t testing.TB, address string) string {
+// Close ends the server.
+func (s *Server) Close() {
+	if s.proxy != nil {
+		s.proxy.Close()
+	}
+	_ = s.cmd.Process.Kill() // it has ended already: nothing to do
+	<-s.drained
+	_ = s.cmd.Wait() // "killed", as it should be
+}
+
+func oneAtATime(address string) (*httptest.Server, error) {
 	target, err := url.Parse(address)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	var mu sync.Mutex
 	proxy := httputil.NewSingleHostReverseProxy(target)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
 		proxy.ServeHTTP(w, r)
-	}))
-	t.Cleanup(server.Close)
-	return server.URL
+	})), nil
 }

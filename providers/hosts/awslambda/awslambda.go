@@ -12,8 +12,9 @@
 //   - a context that ends a little before Lambda would kill the process, so
 //     that there is time to answer 503.
 //
-// Whatever the handler does is an answer: a panic is a 500 and a log line, a
-// handler that writes nothing answers 200 with an empty body. Only an event that
+// Whatever the handler does is an answer: a panic is a 500 and a log line, and so
+// is an answer that breaks off, of which nothing has been sent yet; a handler that
+// writes nothing answers 200 with an empty body. Only an event that
 // is not an HTTP request at all is a function error.
 package awslambda
 
@@ -74,10 +75,22 @@ func Handler(handler http.Handler) func(context.Context, events.APIGatewayV2HTTP
 func serve(ctx context.Context, handler http.Handler, event events.APIGatewayV2HTTPRequest) (response events.APIGatewayV2HTTPResponse, err error) {
 	answer := newAnswer(event.RequestContext.HTTP.Method)
 	defer func() {
-		if thrown := recover(); thrown != nil {
+		thrown := recover()
+		refused := func(message string) {
+			response, err = failure(answer.header, http.StatusInternalServerError, message), nil
+		}
+		switch {
+		case thrown != nil && thrown != http.ErrAbortHandler: //nolint:errorlint // net/http compares it so
 			slog.LogAttrs(ctx, slog.LevelError, "panic in the handler",
 				append(fault.Thrown(thrown), slog.String("requestId", requestID(ctx, event)))...)
-			response, err = failure(answer.header, http.StatusInternalServerError, "An unexpected error has occurred."), nil
+			refused("An unexpected error has occurred.")
+		case answer.tooLarge: // and a handler that noticed may have broken off
+			slog.ErrorContext(ctx, "the answer is larger than Lambda can carry",
+				"requestId", requestID(ctx, event), "limit", maxAnswer)
+			refused("The answer is too large.")
+		case thrown != nil:
+			slog.ErrorContext(ctx, "the answer broke off", "requestId", requestID(ctx, event))
+			refused("An unexpected error has occurred.")
 		}
 	}()
 
@@ -91,11 +104,6 @@ func serve(ctx context.Context, handler http.Handler, event events.APIGatewayV2H
 	response, err = adapter.ProxyWithContext(ctx, converted)
 	if err != nil {
 		return events.APIGatewayV2HTTPResponse{}, fmt.Errorf("convert event: %w", err)
-	}
-	if answer.tooLarge {
-		slog.ErrorContext(ctx, "the answer is larger than Lambda can carry",
-			"requestId", requestID(ctx, event), "limit", maxAnswer)
-		return failure(answer.header, http.StatusInternalServerError, "The answer is too large."), nil
 	}
 	if !response.IsBase64Encoded && len(response.Body) > maxPlain {
 		response.Body = base64.StdEncoding.EncodeToString([]byte(response.Body))

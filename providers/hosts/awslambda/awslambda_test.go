@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambdacontext"
 
 	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/httpx"
 )
 
 func get(path string) events.APIGatewayV2HTTPRequest {
@@ -335,6 +336,48 @@ func TestAnAnswerThatIsTooLargeIsA500(t *testing.T) {
 	}
 }
 
+// What a client would have seen cut short on a connection, it must not see whole.
+func TestAnAnswerThatBreaksOffIsA500(t *testing.T) {
+	for name, c := range map[string]struct {
+		size   int
+		logged string
+		told   string
+	}{
+		"before anything was written":  {0, "the answer broke off", "unexpected"},
+		"in the middle":                {1000, "the answer broke off", "unexpected"},
+		"since it is larger than fits": {maxAnswer + 1, "larger than Lambda can carry", "too large"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			logs := captureLog(t)
+			stream := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Access-Control-Allow-Origin", "https://vault.example.org")
+				if c.size > 0 {
+					httpx.StartJSON(w, http.StatusOK)
+				}
+				_, _ = io.WriteString(w, strings.Repeat("x", c.size))
+				panic(http.ErrAbortHandler)
+			})
+			wrapped := httpx.Wrap(stream, httpx.Options{Function: "test", Logger: slog.New(slog.DiscardHandler), Timeout: time.Minute, MaxBody: 1})
+			for _, handler := range []http.Handler{stream, wrapped} {
+				response, err := Handler(handler)(t.Context(), get("/"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				var body struct{ Message, Object string }
+				if err := json.Unmarshal([]byte(response.Body), &body); err != nil || !strings.Contains(body.Message, c.told) || body.Object != "error" {
+					t.Errorf("the body is %.200q", response.Body)
+				}
+				if response.StatusCode != http.StatusInternalServerError || response.Headers["Access-Control-Allow-Origin"] == "" || response.Headers["Cache-Control"] != "no-store" {
+					t.Errorf("%d, headers %v", response.StatusCode, response.Headers)
+				}
+			}
+			if strings.Count(logs.String(), c.logged) != 2 || strings.Count(logs.String(), "gateway-request") != 2 || strings.Contains(logs.String(), "panic") {
+				t.Errorf("logged %s", logs)
+			}
+		})
+	}
+}
+
 func TestAPanicIsA500AndToldToNobodyButTheLog(t *testing.T) {
 	for name, c := range map[string]struct {
 		thrown func()
@@ -342,7 +385,6 @@ func TestAPanicIsA500AndToldToNobodyButTheLog(t *testing.T) {
 	}{
 		"a string": {func() { panic("the secret key") }, `"panic":"string"`},
 		"an error": {func() { panic(errors.New("the secret key")) }, `"panic":"*errors.errorString"`},
-		"aborting": {func() { panic(http.ErrAbortHandler) }, `"panic":"*errors.errorString"`},
 		//lint:ignore SA5000 the panic is the point
 		"the runtime's":  {func() { var m map[string]int; m["the secret key"] = 1 }, "assignment to entry in nil map"}, //nolint:staticcheck // likewise
 		"after a status": {func() { panic(42) }, `"panic":"int"`},

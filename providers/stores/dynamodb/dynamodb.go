@@ -107,7 +107,9 @@ func (s *Store) Get(ctx context.Context, collection, id string) (store.Document,
 }
 
 // GetMany is one BatchGetItem, and a further one for what the service left out:
-// it answers with 16 MB at the most, and with less when it is busy.
+// it answers with 16 MB at the most, with 1 MB of a partition, and with less when
+// it is busy. Of what it says about those only the keys are taken, so that they
+// are read again as they were asked for at first: consistently.
 func (s *Store) GetMany(ctx context.Context, keys []store.Key) ([]store.Document, error) {
 	wanted := types.KeysAndAttributes{ConsistentRead: aws.Bool(true)}
 	position := make(map[string]int, len(keys)) // by partition key
@@ -145,7 +147,7 @@ func (s *Store) GetMany(ctx context.Context, keys []store.Key) ([]store.Document
 		if !more || len(left.Keys) == 0 {
 			break
 		}
-		wanted = left
+		wanted.Keys = left.Keys
 		if err := wait.next(ctx, "DynamoDB left out a part of what was asked for"); err != nil {
 			return nil, err
 		}

@@ -164,6 +164,10 @@ func TestEachOperationCostsTheFewestCalls(t *testing.T) {
 		want map[string]int
 	}{
 		{"get", func() error { _, err := s.Get(t.Context(), things, "single"); return err }, map[string]int{"GetItem": 1}},
+		{"get many", func() error {
+			_, err := s.GetMany(t.Context(), []store.Key{{Collection: things, ID: "single"}, {Collection: "others", ID: "x"}, {Collection: things, ID: "listed"}})
+			return err
+		}, map[string]int{"BatchGetItem": 1}},
 		{"create unlisted", func() error { put(store.Document{ID: "new"}, store.Absent()); return nil }, map[string]int{"PutItem": 1}},
 		{"create listed", func() error {
 			put(store.Document{ID: "new2", Parent: "p", Lookup: "l"}, store.Absent())
@@ -209,6 +213,170 @@ func TestEachOperationCostsTheFewestCalls(t *testing.T) {
 				t.Errorf("calls %v, want %v", got, test.want)
 			}
 		})
+	}
+}
+
+// batches answers each BatchGetItem in its turn, and keeps what was asked.
+type batches struct {
+	client
+	answers []func(*dynamodb.BatchGetItemInput) (*dynamodb.BatchGetItemOutput, error)
+	asked   []types.KeysAndAttributes
+}
+
+func (b *batches) BatchGetItem(_ context.Context, input *dynamodb.BatchGetItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.BatchGetItemOutput, error) {
+	b.asked = append(b.asked, input.RequestItems["latchkey"])
+	answer := b.answers[0]
+	if len(b.answers) > 1 {
+		b.answers = b.answers[1:]
+	}
+	return answer(input)
+}
+
+// firstOf answers with n of the documents that are asked for, the last first,
+// and names the others as unprocessed, with nothing beside their keys.
+func firstOf(n int) func(*dynamodb.BatchGetItemInput) (*dynamodb.BatchGetItemOutput, error) {
+	return func(input *dynamodb.BatchGetItemInput) (*dynamodb.BatchGetItemOutput, error) {
+		asked := input.RequestItems["latchkey"].Keys
+		n := min(n, len(asked))
+		var items []map[string]types.AttributeValue
+		for _, key := range asked[:n] {
+			items = append(items, with(item{revisionAttr: number(1), writeAttr: text("w")}, key))
+		}
+		slices.Reverse(items)
+		output := &dynamodb.BatchGetItemOutput{Responses: map[string][]map[string]types.AttributeValue{"latchkey": items}}
+		if n < len(asked) {
+			output.UnprocessedKeys = map[string]types.KeysAndAttributes{"latchkey": {Keys: asked[n:]}}
+		}
+		return output, nil
+	}
+}
+
+func manyKeys(n int) (keys []store.Key) {
+	for i := range n {
+		keys = append(keys, store.Key{Collection: things, ID: fmt.Sprint(i)})
+	}
+	return keys
+}
+
+func TestWhatTheServiceLeavesOutIsAskedForAgain(t *testing.T) {
+	b := &batches{answers: []func(*dynamodb.BatchGetItemInput) (*dynamodb.BatchGetItemOutput, error){firstOf(4), firstOf(0), firstOf(1), firstOf(100)}}
+	keys := manyKeys(10)
+	found, err := (&Store{client: b, table: "latchkey", now: time.Now}).GetMany(t.Context(), keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []store.Key
+	for _, doc := range found {
+		got = append(got, store.Key{Collection: doc.Collection, ID: doc.ID})
+	}
+	if !slices.Equal(got, keys) {
+		t.Errorf("got %v", got)
+	}
+	var sizes []int
+	for _, asked := range b.asked {
+		sizes = append(sizes, len(asked.Keys))
+		if !aws.ToBool(asked.ConsistentRead) {
+			t.Errorf("call %d was not consistent", len(sizes))
+		}
+	}
+	if !slices.Equal(sizes, []int{10, 6, 6, 5}) {
+		t.Errorf("the calls asked for %v", sizes)
+	}
+}
+
+func TestABatchThatIsNeverCompleteEndsWithTheContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	b := &batches{}
+	b.answers = append(b.answers, func(input *dynamodb.BatchGetItemInput) (*dynamodb.BatchGetItemOutput, error) {
+		if len(b.asked) == 3 {
+			cancel()
+		}
+		return firstOf(1)(input)
+	})
+	found, err := (&Store{client: b, table: "latchkey", now: time.Now}).GetMany(ctx, manyKeys(10))
+	if wrong := wantClass(err, fault.Transient); wrong != nil || !errors.Is(err, context.Canceled) || found != nil || len(b.asked) != 3 {
+		t.Errorf("%d documents after %d calls: %v", len(found), len(b.asked), err)
+	}
+}
+
+func TestABatchThatFailsLaterGivesNothing(t *testing.T) {
+	b := &batches{answers: []func(*dynamodb.BatchGetItemInput) (*dynamodb.BatchGetItemOutput, error){
+		firstOf(4),
+		func(*dynamodb.BatchGetItemInput) (*dynamodb.BatchGetItemOutput, error) {
+			return nil, &types.ProvisionedThroughputExceededException{}
+		},
+	}}
+	found, err := (&Store{client: b, table: "latchkey", now: time.Now}).GetMany(t.Context(), manyKeys(10))
+	if wrong := wantClass(err, fault.Transient); wrong != nil || found != nil {
+		t.Errorf("%d documents: %v", len(found), err)
+	}
+}
+
+func TestABatchWithForeignItemsIsLost(t *testing.T) {
+	ours := item{revisionAttr: number(1), writeAttr: text("w")}
+	for name, strange := range map[string]item{
+		"one that was not asked for":  with(ours, mainKey(things, "other")),
+		"one of another collection":   with(ours, mainKey("others", "0")),
+		"one that is a copy":          with(ours, item{partitionKey: text(parentKey(things, "0")), sortKey: text("0")}),
+		"one without a key":           ours,
+		"one with a key of its own":   with(ours, item{partitionKey: number(1)}),
+		"one that nobody of us wrote": mainKey(things, "0"),
+	} {
+		b := &batches{answers: []func(*dynamodb.BatchGetItemInput) (*dynamodb.BatchGetItemOutput, error){
+			func(*dynamodb.BatchGetItemInput) (*dynamodb.BatchGetItemOutput, error) {
+				return &dynamodb.BatchGetItemOutput{Responses: map[string][]map[string]types.AttributeValue{"latchkey": {strange}}}, nil
+			},
+		}}
+		found, err := (&Store{client: b, table: "latchkey", now: time.Now}).GetMany(t.Context(), manyKeys(2))
+		if wrong := wantClass(err, fault.Lost); wrong != nil || found != nil {
+			t.Errorf("%s: %d documents: %v", name, len(found), wrong)
+		}
+	}
+}
+
+func TestABatchThatIsThrottledIsRepeated(t *testing.T) {
+	left := 2
+	w := &wire{fail: func(operation string) (int, string) {
+		if operation != "BatchGetItem" || left == 0 {
+			return 0, ""
+		}
+		left--
+		return http.StatusBadRequest, `{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException","message":"m"}`
+	}}
+	s := created(t, connect(t, emulator(t), w))
+	if _, err := s.Put(t.Context(), store.Document{Collection: things, ID: "0"}, store.Absent()); err != nil {
+		t.Fatal(err)
+	}
+	calls := w.during(func() {
+		if found, err := s.GetMany(t.Context(), manyKeys(2)); err != nil || len(found) != 1 {
+			t.Errorf("%d documents: %v", len(found), err)
+		}
+	})
+	if calls["BatchGetItem"] != 3 {
+		t.Errorf("calls %v", calls)
+	}
+}
+
+func TestMoreThanTheServiceGivesAtOnceIsOneFurtherCall(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 16 MB")
+	}
+	w := &wire{}
+	s := created(t, connect(t, emulator(t), w))
+	keys := manyKeys(65)
+	for _, k := range keys {
+		if _, err := s.Put(t.Context(), store.Document{Collection: k.Collection, ID: k.ID, Body: make([]byte, store.MaxBody)}, store.Absent()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	calls := w.during(func() {
+		if found, err := s.GetMany(t.Context(), keys); err != nil || len(found) != len(keys) {
+			t.Errorf("%d documents: %v", len(found), err)
+		}
+	})
+	if !maps.Equal(calls, map[string]int{"BatchGetItem": 2}) {
+		t.Errorf("calls %v", calls)
 	}
 }
 
@@ -326,6 +494,13 @@ func TestAnExpiredDocumentIsAbsentEverywhere(t *testing.T) {
 		t.Errorf("a second before it expires: %v", err)
 	}
 	at(early, start)
+	many := []store.Key{{Collection: things, ID: "x"}, {Collection: things, ID: "y"}}
+	if docs, err := early.GetMany(t.Context(), many); err != nil || len(docs) != 2 {
+		t.Errorf("many before they expire: %d, %v", len(docs), err)
+	}
+	if docs, err := late.GetMany(t.Context(), many); err != nil || len(docs) != 0 {
+		t.Errorf("many after they expired: %d, %v", len(docs), err)
+	}
 	_, getErr := late.Get(t.Context(), things, "x")
 	_, swapErr := late.Put(t.Context(), store.Document{Collection: things, ID: "x"}, store.AtRevision(revision))
 	for what, err := range map[string]error{
@@ -436,13 +611,14 @@ func TestErrorsOfTheServiceHaveTheirClass(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := connect(t, "http://127.0.0.1:1", &wire{fail: func(string) (int, string) { return test.answer.status, test.answer.body }})
 			_, get := s.Get(t.Context(), things, "x")
+			_, many := s.GetMany(t.Context(), []store.Key{{Collection: things, ID: "x"}})
 			_, put := s.Put(t.Context(), store.Document{Collection: things, ID: "x"}, store.Absent())
 			_, listed := s.Put(t.Context(), store.Document{Collection: things, ID: "x", Parent: "p"}, store.Absent())
 			_, list := s.List(t.Context(), store.Query{Collection: things, Parent: "p", Limit: 1})
 			if strings.Contains(test.answer.body, "TransactionCanceled") {
-				get, put, list = nil, nil, nil
+				get, many, put, list = nil, nil, nil, nil
 			}
-			for what, err := range map[string]error{"get": get, "put": put, "put listed": listed, "list": list} {
+			for what, err := range map[string]error{"get": get, "get many": many, "put": put, "put listed": listed, "list": list} {
 				if err == nil && strings.Contains(test.answer.body, "TransactionCanceled") {
 					continue
 				}
@@ -526,7 +702,8 @@ func TestAnItemThatIsNotOursIsLost(t *testing.T) {
 			}
 			_, get := s.Get(t.Context(), things, "x")
 			_, list := s.List(t.Context(), store.Query{Collection: things, Parent: "p", Limit: 1})
-			results := map[string]error{"get": get, "list": list}
+			_, many := s.GetMany(t.Context(), []store.Key{{Collection: things, ID: "none"}, {Collection: things, ID: "x"}})
+			results := map[string]error{"get": get, "get many": many, "list": list}
 			// minidyn refuses to compare a text with a number, which the service
 			// finds unequal.
 			if !strings.Contains(name, "that is a text") || strings.Contains(name, "body") {

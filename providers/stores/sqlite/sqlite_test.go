@@ -4,6 +4,7 @@ package sqlite_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"testing"
 
@@ -48,6 +49,23 @@ func BenchmarkGet(b *testing.B) {
 	for b.Loop() {
 		if _, err := s.Get(ctx, doc.Collection, doc.ID); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkGetMany(b *testing.B) {
+	s := mustOpen(b, filepath.Join(b.TempDir(), "store.db"))
+	defer s.Close()
+	keys := make([]store.Key, store.MaxKeys)
+	for i := range keys {
+		keys[i] = store.Key{Collection: "secrets", ID: fmt.Sprintf("%08d-5a0e-4f0d-9a4e-6f0d3c1b2a10", i)}
+		if _, err := s.Put(b.Context(), store.Document{Collection: keys[i].Collection, ID: keys[i].ID, Body: make([]byte, 300)}, store.Any()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		if found, err := s.GetMany(b.Context(), keys); err != nil || len(found) != len(keys) {
+			b.Fatal(len(found), err)
 		}
 	}
 }

@@ -185,6 +185,13 @@ func concurrentReads(t *testing.T, s suite) {
 				return
 			}
 			saw(page.Documents[0], floor, "List")
+			floor = acknowledged.Load()
+			many, err := d.GetMany(t.Context(), []store.Key{{Collection: thing, ID: "x"}, {Collection: things, ID: "x"}})
+			if err != nil || len(many) != 1 {
+				t.Errorf("GetMany gave %d documents: %v", len(many), err)
+				return
+			}
+			saw(many[0], floor, "GetMany")
 			done.Add(1)
 		}
 	})

@@ -15,9 +15,10 @@ import (
 func methods(ctx context.Context, d store.Driver, collection string) map[storetest.Method]error {
 	_, put := d.Put(ctx, store.Document{Collection: collection, ID: "x", Parent: "p"}, store.Any())
 	_, get := d.Get(ctx, collection, "x")
+	_, many := d.GetMany(ctx, []store.Key{{Collection: collection, ID: "x"}, {Collection: "elsewhere", ID: "x"}})
 	_, list := d.List(ctx, store.Query{Collection: collection, Parent: "p", Limit: 1})
 	return map[storetest.Method]error{
-		storetest.Put: put, storetest.Get: get, storetest.List: list,
+		storetest.Put: put, storetest.Get: get, storetest.GetMany: many, storetest.List: list,
 		storetest.Delete: d.Delete(ctx, collection, "x", store.Any()),
 	}
 }
@@ -35,11 +36,11 @@ func TestFaultsCountCalls(t *testing.T) {
 			}
 		}
 	}
-	if got := f.Calls(); got != 12 {
-		t.Errorf("12 calls count as %d", got)
+	if got := f.Calls(); got != 15 {
+		t.Errorf("15 calls count as %d", got)
 	}
-	if got := f.Calls(storetest.Get, storetest.List); got != 6 {
-		t.Errorf("6 reads count as %d", got)
+	if got := f.Calls(storetest.Get, storetest.GetMany, storetest.List); got != 9 {
+		t.Errorf("9 reads count as %d", got)
 	}
 	f.Inject(storetest.Fault{})
 	f.Reset()
@@ -49,7 +50,7 @@ func TestFaultsCountCalls(t *testing.T) {
 }
 
 func TestAFaultMeetsTheCallItIsFor(t *testing.T) {
-	for _, method := range []storetest.Method{storetest.Get, storetest.Put, storetest.Delete, storetest.List} {
+	for _, method := range []storetest.Method{storetest.Get, storetest.GetMany, storetest.Put, storetest.Delete, storetest.List} {
 		f := storetest.NewFaults(store.NewTable())
 		f.Inject(storetest.Fault{Method: method, Collection: "things", Skip: 1, When: storetest.After, Err: fault.Denied})
 		for round := range 3 {
@@ -88,6 +89,23 @@ func TestAFaultBeforeHidesTheCallAndOneAfterOnlyItsAnswer(t *testing.T) {
 	f.Inject(storetest.Fault{When: storetest.After, Err: fault.Denied})
 	if _, err := f.Get(t.Context(), "things", "nothing"); fault.Of(err) != fault.NotFound {
 		t.Errorf("a call that failed by itself gave %v", err)
+	}
+}
+
+func TestAFaultOfManyHidesThemAll(t *testing.T) {
+	f := storetest.NewFaults(store.NewTable())
+	if _, err := f.Put(t.Context(), store.Document{Collection: "things", ID: "x"}, store.Any()); err != nil {
+		t.Fatal(err)
+	}
+	f.Inject(storetest.Fault{When: storetest.After})
+	docs, err := f.GetMany(t.Context(), []store.Key{{Collection: "things", ID: "x"}})
+	if fault.Of(err) != fault.Transient || docs != nil {
+		t.Errorf("got %d documents and %v", len(docs), err)
+	}
+	f.Inject(storetest.Fault{Collection: "others"})
+	docs, err = f.GetMany(t.Context(), []store.Key{{Collection: "things", ID: "x"}, {Collection: "others", ID: "x"}})
+	if err != nil || len(docs) != 1 || f.Pending() != 1 {
+		t.Errorf("got %d documents and %v, and %d faults are left", len(docs), err, f.Pending())
 	}
 }
 

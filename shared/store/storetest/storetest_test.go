@@ -29,6 +29,7 @@ type broken struct {
 	put  func(ctx context.Context, doc store.Document, pre store.Precondition) (int64, error)
 	del  func(ctx context.Context, collection, id string, pre store.Precondition) error
 	list func(ctx context.Context, q store.Query) (store.Page, error)
+	many func(ctx context.Context, keys []store.Key) ([]store.Document, error)
 }
 
 func (b *broken) Get(ctx context.Context, collection, id string) (store.Document, error) {
@@ -41,6 +42,10 @@ func (b *broken) Put(ctx context.Context, doc store.Document, pre store.Precondi
 
 func (b *broken) Delete(ctx context.Context, collection, id string, pre store.Precondition) error {
 	return b.del(ctx, collection, id, pre)
+}
+
+func (b *broken) GetMany(ctx context.Context, keys []store.Key) ([]store.Document, error) {
+	return b.many(ctx, keys)
 }
 
 func (b *broken) List(ctx context.Context, q store.Query) (store.Page, error) { return b.list(ctx, q) }
@@ -65,12 +70,21 @@ var breaks = []struct{ how, noticed string }{
 	{"numbers revisions", "revisions_are_the_time_of_the_write"},
 	{"deletes whatever is there", "delete_keeps_every_precondition_in_every_state"},
 	{"stores text", "bodies_are_arbitrary_bytes_of_every_size"},
+	{"gives many in its own order", "many_documents_come_in_the_order_of_their_keys"},
+	{"gives nothing for what is missing", "many_documents_come_in_the_order_of_their_keys"},
+	{"takes many for one collection's", "many_documents_come_in_the_order_of_their_keys"},
+	{"refuses where one is missing", "many_documents_are_kept_apart_byte_by_byte"},
+	{"gives a part of many", "many_documents_can_be_large"},
+	{"gives many late", "many_documents_are_those_acknowledged_before_they_were_asked_for"},
+	{"gives many late", "a_read_never_sees_less_than_was_acknowledged"},
+	{"shares bodies of many", "bodies_of_many_documents_are_copies"},
+	{"ignores contexts", "a_context_that_has_ended_gives_nothing_of_many"},
 	{"acknowledges early", ""},
 }
 
 func breakDriver(how string) store.Driver {
 	table := store.NewTable()
-	b := &broken{Table: table, get: table.Get, put: table.Put, del: table.Delete, list: table.List}
+	b := &broken{Table: table, get: table.Get, put: table.Put, del: table.Delete, list: table.List, many: table.GetMany}
 	rename := func(rename func(string) string) {
 		b.get = func(ctx context.Context, collection, id string) (store.Document, error) {
 			doc, err := table.Get(ctx, collection, rename(id))
@@ -151,7 +165,79 @@ func breakDriver(how string) store.Driver {
 			last[q] = page
 			return late, err
 		}
+	case "gives many in its own order":
+		b.many = func(ctx context.Context, keys []store.Key) ([]store.Document, error) {
+			docs, err := table.GetMany(ctx, keys)
+			slices.SortFunc(docs, func(x, y store.Document) int { return strings.Compare(x.ID, y.ID) })
+			return docs, err
+		}
+	case "gives nothing for what is missing":
+		b.many = func(ctx context.Context, keys []store.Key) (docs []store.Document, err error) {
+			for _, k := range keys {
+				doc, err := table.Get(ctx, k.Collection, k.ID)
+				if err != nil && !errors.Is(err, fault.NotFound) {
+					return nil, err
+				}
+				docs = append(docs, doc)
+			}
+			return docs, nil
+		}
+	case "takes many for one collection's":
+		b.many = func(ctx context.Context, keys []store.Key) ([]store.Document, error) {
+			of := slices.Clone(keys)
+			for i := range of {
+				of[i].Collection = keys[0].Collection
+			}
+			return table.GetMany(ctx, of)
+		}
+	case "refuses where one is missing":
+		b.many = func(ctx context.Context, keys []store.Key) ([]store.Document, error) {
+			docs, err := table.GetMany(ctx, keys)
+			if err == nil && len(docs) < len(keys) {
+				return nil, fault.NotFound
+			}
+			return docs, err
+		}
+	case "gives a part of many":
+		b.many = func(ctx context.Context, keys []store.Key) ([]store.Document, error) {
+			docs, err := table.GetMany(ctx, keys)
+			size := 0
+			for i, doc := range docs {
+				if size += len(doc.Body); size > 16<<20 {
+					return docs[:i], err
+				}
+			}
+			return docs, err
+		}
+	case "gives many late":
+		var mu sync.Mutex
+		var last []store.Document
+		b.many = func(ctx context.Context, keys []store.Key) ([]store.Document, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			late := last
+			docs, err := table.GetMany(ctx, keys)
+			last = docs
+			time.Sleep(100 * time.Microsecond)
+			return late, err
+		}
+	case "shares bodies of many":
+		kept := map[store.Key]store.Document{}
+		b.many = func(ctx context.Context, keys []store.Key) ([]store.Document, error) {
+			docs, err := table.GetMany(ctx, keys)
+			for i, doc := range docs {
+				at := store.Key{Collection: doc.Collection, ID: doc.ID}
+				if _, ok := kept[at]; !ok {
+					kept[at] = doc
+				}
+				docs[i] = kept[at]
+			}
+			return docs, err
+		}
 	case "ignores contexts":
+		b.many = func(ctx context.Context, keys []store.Key) ([]store.Document, error) {
+			return table.GetMany(context.WithoutCancel(ctx), keys)
+		}
 		b.put = func(ctx context.Context, doc store.Document, pre store.Precondition) (int64, error) {
 			return table.Put(context.WithoutCancel(ctx), doc, pre)
 		}

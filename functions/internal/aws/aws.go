@@ -1,0 +1,79 @@
+// Package aws is what the functions' mains on AWS Lambda have in common. A binary
+// carries only what its main calls: one that opens no key links no KMS client.
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/latchkey-fn/latchkey/providers/awsconfig"
+	"github.com/latchkey-fn/latchkey/providers/hosts/awslambda"
+	"github.com/latchkey-fn/latchkey/providers/keys/awskms"
+	"github.com/latchkey-fn/latchkey/providers/stores/dynamodb"
+	"github.com/latchkey-fn/latchkey/shared/config"
+	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/kms"
+	"github.com/latchkey-fn/latchkey/shared/store"
+)
+
+// Main runs a function: its settings from the environment, then open, then
+// Lambda's requests. It does not return.
+func Main[Settings any](
+	name string,
+	load func(environment map[string]string) (Settings, []string, error),
+	open func(ctx context.Context, settings Settings, log *slog.Logger) (http.Handler, error),
+) {
+	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
+	slog.SetDefault(log) // the host's lines are JSON too
+	settings, warnings, err := load(config.Environment())
+	for _, w := range warnings {
+		log.Warn(w)
+	}
+	var handler http.Handler
+	if err == nil {
+		handler, err = open(context.Background(), settings, log)
+	}
+	if err != nil {
+		log.Error(name+" cannot start", "error", err.Error())
+		os.Exit(1)
+	}
+	awslambda.Start(handler)
+}
+
+// Account is the credentials and the region that a function runs with.
+func Account(ctx context.Context, c config.AWS) (aws.Config, error) {
+	return awsconfig.Load(ctx, awsconfig.Config{
+		Region: c.Region, AccessKeyID: c.AccessKeyID, SecretAccessKey: c.SecretAccessKey.Reveal(),
+	})
+}
+
+// Store opens the DynamoDB table of the settings, and refuses any other store.
+func Store(account aws.Config, c config.Store) (store.Driver, error) {
+	if c.Kind != config.StoreDynamoDB {
+		return nil, fmt.Errorf("%w: %sSTORE=%s: this binary has %s only", fault.Invalid, config.Prefix, c.Kind, config.StoreDynamoDB)
+	}
+	return dynamodb.New(account, dynamodb.Config{Table: c.DynamoDBTable, Endpoint: c.DynamoDBEndpoint}), nil
+}
+
+// Keys opens the KMS key of the settings and the one before it, if there is
+// one, and refuses any other provider.
+func Keys(account aws.Config, current, previous config.Keys) (kms.Unwrapper, []kms.Unwrapper, error) {
+	open := func(variable string, k config.Keys) (kms.Unwrapper, error) {
+		if k.Kind != config.KeysAWSKMS {
+			return nil, fmt.Errorf("%w: %s%s=%s: this binary has %s only", fault.Invalid, config.Prefix, variable, k.Kind, config.KeysAWSKMS)
+		}
+		return awskms.New(account, awskms.Config{KeyID: k.AWSKMSKeyID, Endpoint: k.AWSKMSEndpoint, Symmetric: k.AWSKMSSymmetric}), nil
+	}
+	key, err := open("KEYS", current)
+	if previous.Kind == "" {
+		return key, nil, err
+	}
+	before, previousErr := open("PREVIOUS_KEYS", previous)
+	return key, []kms.Unwrapper{before}, errors.Join(err, previousErr)
+}

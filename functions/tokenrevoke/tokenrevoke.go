@@ -1,0 +1,88 @@
+// Package tokenrevoke is the function that revokes access tokens: each of their
+// sessions is refused at its next request. It stands apart so that it needs no
+// key: it cannot open what it takes away.
+package tokenrevoke
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/latchkey-fn/latchkey/shared/machine"
+	"github.com/latchkey-fn/latchkey/shared/signing"
+	"github.com/latchkey-fn/latchkey/shared/smapi"
+	"github.com/latchkey-fn/latchkey/shared/store"
+)
+
+// maxBody bounds a request's body: machine.MaxRevoked ids need some 40 KB.
+const maxBody = 64 << 10
+
+// path is of the one route, without smapi.Prefix.
+const path = "/service-accounts/{id}/access-tokens/revoke"
+
+// Paths are those of all routes, without smapi.Prefix: what stands before
+// several functions sends them here.
+func Paths() []string { return []string{path} }
+
+// Parts are the outside systems, which a main chooses.
+type Parts struct {
+	Store  store.Driver
+	Logger *slog.Logger
+	// Now is the clock. Nil: time.Now.
+	Now func() time.Time
+}
+
+// Function is the revocation of access tokens.
+type Function struct {
+	http.Handler
+	// Routes are what it serves below /api, "GET /secrets/{id}", for whatever is in
+	// front of several functions.
+	Routes []string
+}
+
+// New puts the function together. Nothing is contacted before the first
+// request.
+func New(c Config, p Parts) (*Function, error) {
+	documents := store.New(p.Store)
+	h := &handler{machine.New(machine.Config{Store: documents, Logger: p.Logger, Now: p.Now})}
+	callers, err := smapi.NewAuthenticator(smapi.CallersConfig{
+		Machines: h.machines, Sessions: c.Sessions,
+		Keys:     signing.New(signing.Config{Store: documents, Logger: p.Logger, Now: p.Now}).Published,
+		Identity: c.Identity, Operators: c.Operators, Logger: p.Logger, Now: p.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	api := smapi.New(smapi.Config{
+		Function: "tokenrevoke", Callers: callers, Logger: p.Logger,
+		Path: c.Sessions.Path(), Origins: c.WebVaultOrigins, Timeout: c.RequestTimeout, MaxBody: maxBody,
+	})
+	api.Handle("POST "+path, "access-token.revoke", h.revoke)
+	return &Function{Handler: api.Handler(), Routes: api.Routes()}, nil
+}
+
+type handler struct {
+	machines *machine.Machines
+}
+
+type request struct {
+	IDs []string `json:"ids"`
+}
+
+// revoke answers 200 without a body, whatever the ids are of: those that are not
+// of this account's tokens change nothing.
+func (h *handler) revoke(r smapi.Request) (any, error) {
+	account, err := r.ID("id")
+	if err != nil {
+		return nil, err
+	}
+	var body request
+	if err := r.Read(&body); err != nil {
+		return nil, err
+	}
+	ids, err := smapi.IDs(body.IDs)
+	if err != nil {
+		return nil, err
+	}
+	return nil, h.machines.Revoke(r.Context(), r.Caller, account, ids)
+}

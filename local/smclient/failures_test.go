@@ -1,0 +1,455 @@
+package smclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkey-fn/latchkey/shared/accesstoken"
+	"github.com/latchkey-fn/latchkey/shared/encstring"
+	"github.com/latchkey-fn/latchkey/shared/fault"
+)
+
+func TestAnErrorTellsTheServersMessageAndWhatToDo(t *testing.T) {
+	for name, c := range map[string]struct {
+		line  string
+		is    answer
+		class fault.Class
+		told  []string
+	}{
+		"an unknown token": {exchangeLine, answer{status: 400, body: `{"error":"invalid_client"}`}, fault.Invalid, []string{"invalid_client", "LATCHKEY_ACCESS_TOKEN"}},
+		"a revoked token": {exchangeLine, answer{status: 400, body: `{"error":"invalid_client","error_description":"x","ErrorModel":{"Message":"The access token was revoked by bob.","Object":"error"}}`},
+			fault.Invalid, []string{"revoked by bob"}},
+		"the lower-case model": {exchangeLine, answer{status: 400, body: `{"error":"invalid_client","error_model":{"message":"It expired."}}`}, fault.Invalid, []string{"It expired."}},
+		"a scope":              {exchangeLine, answer{status: 400, body: `{"error":"invalid_scope","error_description":"no such"}`}, fault.Invalid, []string{"invalid_scope: no such"}},
+		"no session": {projectLine, answer{status: 401, body: `{"message":"The access token was revoked.","object":"error"}`},
+			fault.Unauthenticated, []string{"read project " + vectorProject, "401 Unauthorized", "The access token was revoked."}},
+		"no session, no body": {projectLine, answer{status: 401}, fault.Unauthenticated, []string{"get a new token"}},
+		"not there":           {projectLine, answer{status: 404, body: `{"message":"Resource not found. This token is read-only.","object":"error"}`}, fault.NotFound, []string{"read-only", "may not reach"}},
+		"another server":      {projectLine, answer{status: 404, body: `<h1>nginx</h1>`}, fault.NotFound, []string{"address of a Secrets Manager"}},
+		"validation": {projectLine, answer{status: 400, body: `{"message":"The model state is invalid.","validationErrors":{"Value":["too long"],"Key":["a","b"]}}`},
+			fault.Invalid, []string{"The model state is invalid. Key: a b Value: too long"}},
+		"too often":    {exchangeLine, answer{status: 429, body: `{"message":"Slow down!"}`}, fault.Transient, []string{"Slow down!", "Wait"}},
+		"down":         {projectLine, answer{status: 503, body: `{"message":"Not at the moment."}`}, fault.Transient, []string{"Not at the moment."}},
+		"broken":       {projectLine, answer{status: 500, body: `{"message":"Unexpected."}`}, "", []string{"500", "Unexpected."}},
+		"a redirect":   {projectLine, answer{status: 302, header: map[string]string{"Location": "http://127.0.0.1:1/"}}, "", []string{"Redirects are not followed"}},
+		"escape codes": {projectLine, answer{status: 400, body: `{"message":"a\u001b[31mb\u0007\nc ` + strings.Repeat("x", 2000) + `"}`}, fault.Invalid, []string{"a[31mb c", "…"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScripted(t, map[string][]answer{c.line: {c.is}})
+			_, err := s.machine(t).Project(t.Context(), vectorProject)
+			refusal, ok := errors.AsType[*Refusal](err)
+			if !ok || refusal.Status != c.is.status || fault.Of(err) != c.class {
+				t.Fatalf("the error is %v of class %q", err, fault.Of(err))
+			}
+			for _, text := range c.told {
+				if !strings.Contains(err.Error(), text) {
+					t.Errorf("%q is not told: %v", text, err)
+				}
+			}
+			if len(err.Error()) > 2*longestMessage || strings.ContainsAny(err.Error(), "\x1b\a") {
+				t.Errorf("it tells %q", err)
+			}
+			wantNoSecret(t, err)
+		})
+	}
+}
+
+func TestOnlyWhatIsSafeIsSentAgain(t *testing.T) {
+	const createLine = "POST /api/organizations/" + vectorOrganization + "/projects"
+	type calls struct {
+		line string
+		good string
+		call func(context.Context, *Client) error
+		safe bool
+	}
+	all := map[string]calls{
+		"exchange": {exchangeLine, tokenAnswer(3600), func(ctx context.Context, c *Client) error { _, err := c.Organization(ctx); return err }, true},
+		"read":     {projectLine, projectAnswer, func(ctx context.Context, c *Client) error { _, err := c.Project(ctx, vectorProject); return err }, true},
+		"by ids": {"POST /api/secrets/get-by-ids", listOf(secretAnswer), func(ctx context.Context, c *Client) error {
+			_, err := c.SecretsByIDs(ctx, []string{vectorSecretID})
+			return err
+		}, true},
+		"rotate": {"POST /api/access-tokens/rotate", creation, func(ctx context.Context, c *Client) error { _, err := c.Rotate(ctx, 0); return err }, true},
+		"create": {createLine, projectAnswer, func(ctx context.Context, c *Client) error { _, err := c.CreateProject(ctx, "x"); return err }, false},
+		"change": {"PUT /api/secrets/" + vectorSecretID, secretAnswer, func(ctx context.Context, c *Client) error {
+			_, err := c.UpdateSecret(ctx, vectorSecretID, Written{Key: "k", Value: "v"}, true)
+			return err
+		}, false},
+		"delete": {"POST /api/secrets/delete", listOf(), func(ctx context.Context, c *Client) error { return c.DeleteSecrets(ctx, vectorSecretID) }, false},
+	}
+	for name, c := range all {
+		for how, failure := range map[string]answer{
+			"503": {status: 503, body: "{}"}, "429": {status: 429, body: "{}"}, "502": {status: 502, body: "bad gateway"}, "no answer": {cut: true},
+		} {
+			s := newScripted(t, map[string][]answer{c.line: {failure, failure, {status: 200, body: c.good}}})
+			err := c.call(t.Context(), s.machine(t))
+			if n := s.count(c.line); c.safe && (err != nil || n != 3) || !c.safe && (err == nil || n != 1) {
+				t.Errorf("%s, %s: sent %d times, %v", name, how, n, err)
+			}
+			s = newScripted(t, map[string][]answer{c.line: {failure}})
+			err = c.call(t.Context(), s.machine(t))
+			// net/http sends a GET once more by itself where a kept connection broke.
+			if n := s.count(c.line); n > 2*tries || !c.safe && n != 1 || fault.Of(err) != fault.Transient {
+				t.Errorf("%s, always %s: sent %d times, %v", name, how, n, err)
+			}
+		}
+		for _, status := range []int{400, 401, 404, 500} {
+			s := newScripted(t, map[string][]answer{c.line: {{status: status, body: "{}"}}})
+			if err := c.call(t.Context(), s.machine(t)); err == nil || s.count(c.line) != 1 {
+				t.Errorf("%s, %d: sent %d times, %v", name, status, s.count(c.line), err)
+			}
+		}
+	}
+}
+
+func TestAServerCanAskForAPauseButNotForAnyLength(t *testing.T) {
+	p := &politePause{BackOff: fixed(time.Millisecond)}
+	for asked, want := range map[time.Duration]time.Duration{0: time.Millisecond, 2 * time.Second: 2 * time.Second, time.Hour: longestPause} {
+		p.asked = asked
+		if got := p.NextBackOff(); got != want {
+			t.Errorf("asked for %s it waits %s", asked, got)
+		}
+	}
+}
+
+type fixed time.Duration
+
+func (f fixed) NextBackOff() time.Duration { return time.Duration(f) }
+func (fixed) Reset()                       {}
+
+func TestAnAnswerIsBounded(t *testing.T) {
+	s := newScripted(t, map[string][]answer{projectLine: ok(projectAnswer + strings.Repeat(" ", 5000))})
+	c := s.machine(t)
+	c.mostBytes = 5000
+	if _, err := c.Project(t.Context(), vectorProject); err == nil || !strings.Contains(err.Error(), "larger than 5000 bytes") {
+		t.Errorf("the error is %v", err)
+	}
+	c.mostBytes = 10000
+	if _, err := c.Project(t.Context(), vectorProject); err != nil {
+		t.Error(err)
+	}
+}
+
+// A redirect would carry the session, or the token itself, to wherever it says.
+func TestARedirectGetsNothing(t *testing.T) {
+	got := make(chan string, 10)
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got <- r.URL.Path }))
+	t.Cleanup(elsewhere.Close)
+	for _, line := range []string{exchangeLine, projectLine} {
+		s := newScripted(t, map[string][]answer{line: {{status: http.StatusTemporaryRedirect, header: map[string]string{"Location": elsewhere.URL}}}})
+		if _, err := s.machine(t).Project(t.Context(), vectorProject); err == nil {
+			t.Errorf("%s: it is followed", line)
+		}
+	}
+	if len(got) > 0 {
+		t.Errorf("the other server was asked for %s", <-got)
+	}
+}
+
+func TestWhatIsNoServerIsTold(t *testing.T) {
+	token, _ := accesstoken.Parse(vectorToken)
+	for _, server := range []string{"", "sm.example.org", "ftp://sm.example.org", "http://sm.example.org", "http://10.0.0.1", "https://user:hunter2@sm.example.org", "https://sm.example.org/?a=b", "https:///x", "https://sm.example.org/#x"} {
+		_, err := ForMachine(Config{Server: server}, token)
+		if fault.Of(err) != fault.Invalid {
+			t.Errorf("%q: %v", server, err)
+		} else {
+			wantNoSecret(t, err)
+		}
+	}
+	for server, want := range map[string]string{
+		"https://sm.example.org/": "https://sm.example.org/api", "https://example.org/sm//": "https://example.org/sm/api",
+		"http://127.0.0.1:8600": "http://127.0.0.1:8600/api", "http://[::1]:1": "http://[::1]:1/api", "http://localhost": "http://localhost/api",
+	} {
+		if c, err := ForMachine(Config{Server: server}, token); err != nil || c.api != want {
+			t.Errorf("%q: %v", server, err)
+		}
+	}
+	for name, o := range map[string]Operator{
+		"no organisation": {Bearer: "x"}, "an odd organisation": {Bearer: "x", Organization: "acme"},
+		"no token": {Organization: vectorOrganization}, "two lines": {Organization: vectorOrganization, Bearer: "x\ny: z"},
+	} {
+		if _, err := ForOperator(Config{Server: "https://sm.example.org"}, o); fault.Of(err) != fault.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestACertificateOfAnUnknownAuthorityIsTold(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	token, _ := accesstoken.Parse(vectorToken)
+	c, err := ForMachine(Config{Server: s.URL, Pause: time.Millisecond}, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = c.Organization(t.Context()); err == nil || !strings.Contains(err.Error(), "SSL_CERT_FILE") || fault.Of(err) != fault.Denied {
+		t.Errorf("the error is %v", err)
+	}
+	s.Close()
+	if _, err = c.Organization(t.Context()); fault.Of(err) != fault.Transient || !strings.Contains(err.Error(), "cannot be reached") || !strings.Contains(err.Error(), s.URL) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestACallEndsWithItsContext(t *testing.T) {
+	s := newScripted(t, map[string][]answer{exchangeLine: {{status: 503, header: map[string]string{"Retry-After": "3600"}, body: "{}"}}})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := s.machine(t).Organization(ctx); fault.Of(err) != fault.Transient {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestManySecretsAreReadInParts(t *testing.T) {
+	var ids, objects []string
+	for range 2*batch + 1 {
+		id := uuid.NewString()
+		ids = append(ids, id)
+		objects = append(objects, strings.Replace(secretAnswer, vectorSecretID, id, 1))
+	}
+	var parts []answer
+	for part := range slices.Chunk(objects, batch) {
+		part = slices.Clone(part)
+		slices.Reverse(part) // the server answers in any order
+		parts = append(parts, answer{status: 200, body: listOf(part...)})
+	}
+	s := newScripted(t, map[string][]answer{"POST /api/secrets/get-by-ids": parts})
+	secrets, err := s.machine(t).SecretsByIDs(t.Context(), ids)
+	if err != nil || len(secrets) != len(ids) || s.count("POST /api/secrets/get-by-ids") != 3 {
+		t.Fatalf("%d secrets, %v", len(secrets), err)
+	}
+	for i, secret := range secrets {
+		if secret.ID != ids[i] {
+			t.Fatalf("number %d is %s, not %s", i, secret.ID, ids[i])
+		}
+	}
+	if secrets, err := s.machine(t).SecretsByIDs(t.Context(), nil); err != nil || len(secrets) != 0 {
+		t.Errorf("of none there are %d, %v", len(secrets), err)
+	}
+	// A server that cannot answer so many at once.
+	tooMany := answer{status: 400, body: `{"message":"Please ask for fewer secrets."}`}
+	s = newScripted(t, map[string][]answer{"POST /api/secrets/get-by-ids": {
+		tooMany, {status: 200, body: listOf(objects[0])}, tooMany, {status: 200, body: listOf(objects[1])}, {status: 200, body: listOf(objects[2])},
+	}})
+	if secrets, err = s.machine(t).SecretsByIDs(t.Context(), ids[:3]); err != nil || len(secrets) != 3 || secrets[0].ID != ids[0] || secrets[2].ID != ids[2] {
+		t.Errorf("three in parts: %d, %v", len(secrets), err)
+	}
+	s.answers["POST /api/secrets/get-by-ids"] = []answer{tooMany}
+	if _, err := s.machine(t).SecretsByIDs(t.Context(), ids[:3]); fault.Of(err) != fault.Invalid {
+		t.Errorf("one that is refused alone: %v", err)
+	}
+	s.answers["POST /api/secrets/get-by-ids"] = ok(listOf(secretAnswer))
+	if _, err := s.machine(t).SecretsByIDs(t.Context(), ids[:2]); err == nil || !strings.Contains(err.Error(), "left out") {
+		t.Errorf("one that is left out: %v", err)
+	}
+}
+
+// One text that cannot be read does not hide the others.
+func TestWhatCannotBeDecryptedIsNamed(t *testing.T) {
+	foreign := encstring.NewKey().Encrypt("theirs")
+	objects := []string{projectAnswer}
+	for range most + 2 {
+		objects = append(objects, strings.NewReplacer(vectorProject, uuid.NewString(), vectorProjectName, foreign).Replace(projectAnswer))
+	}
+	s := newScripted(t, map[string][]answer{projectsLine: ok(listOf(objects...)), projectLine: ok(strings.Replace(projectAnswer, vectorProjectName, foreign, 1))})
+	projects, err := s.machine(t).Projects(t.Context())
+	if len(projects) != 1 || !errors.Is(err, encstring.ErrKey) || strings.Count(err.Error(), "cannot be read") != most+1 || !strings.Contains(err.Error(), "and 2 more") {
+		t.Errorf("%d projects, %v", len(projects), err)
+	}
+	if _, err := s.machine(t).Project(t.Context(), vectorProject); !errors.Is(err, encstring.ErrKey) {
+		t.Errorf("one alone: %v", err)
+	}
+}
+
+func TestTextsAreCheckedBeforeTheyAreSent(t *testing.T) {
+	s := newScripted(t, map[string][]answer{})
+	c := s.machine(t)
+	long := func(n int) string { return strings.Repeat("ü", n) }
+	for name, w := range map[string]Written{
+		"no name":             {Key: " \n", Value: "v"},
+		"a long name":         {Key: long(maxName + 1), Value: "v"},
+		"no value":            {Key: "k"},
+		"a long value":        {Key: "k", Value: long(maxValue + 1)},
+		"a value that is not": {Key: "k", Value: "\xff\xfe"},
+		"a long note":         {Key: "k", Value: "v", Note: long(maxNote + 1)},
+	} {
+		if _, err := c.CreateSecret(t.Context(), w); fault.Of(err) != fault.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := c.CreateToken(t.Context(), NewToken{Name: long(maxTokenName + 1)}); fault.Of(err) != fault.Invalid {
+		t.Errorf("a token's long name: %v", err)
+	}
+	if n := len(s.seen()); n != 0 {
+		t.Errorf("%d requests were sent", n)
+	}
+	s.answers["POST /api/organizations/"+vectorOrganization+"/secrets"] = ok(secretAnswer)
+	if _, err := c.CreateSecret(t.Context(), Written{Key: long(maxName), Value: long(maxValue), Note: long(maxNote)}); err != nil {
+		t.Errorf("the longest: %v", err)
+	}
+}
+
+func TestAnOperatorWithAnotherKeyWritesNothing(t *testing.T) {
+	key := organizationKey(t)
+	registered := func(check string) string {
+		return strings.Replace(settingsAnswer, `"keyCheck":null`, fmt.Sprintf(`"keyCheck":%q`, check), 1)
+	}
+	create := "POST /api/organizations/" + vectorOrganization + "/projects"
+	for name, c := range map[string]struct {
+		check string
+		right bool
+	}{
+		"the key":                        {key.Encrypt(vectorOrganization), true},
+		"another key":                    {encstring.NewKey().Encrypt(vectorOrganization), false},
+		"the key of another one":         {key.Encrypt(vectorAccount), false},
+		"a check that is no such a text": {"2.x", false},
+	} {
+		s := newScripted(t, map[string][]answer{settingsLine: ok(registered(c.check)), create: ok(projectAnswer)})
+		client := s.operator(t)
+		for range 2 {
+			if _, err := client.CreateProject(t.Context(), "x"); (err == nil) != c.right {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if wrote := s.count(create) > 0; wrote != c.right {
+			t.Errorf("%s: written is %v", name, wrote)
+		}
+		if c.right && s.count(settingsLine) != 1 {
+			t.Errorf("%s: the settings were read %d times", name, s.count(settingsLine))
+		}
+	}
+}
+
+func TestAKeyIsRegisteredOnce(t *testing.T) {
+	const put = "PUT /api/organizations/" + vectorOrganization + "/secrets-manager"
+	key := organizationKey(t)
+	with := func(k encstring.Key) answer {
+		return answer{status: 200, body: strings.Replace(settingsAnswer, `"keyCheck":null`, fmt.Sprintf(`"keyCheck":%q`, k.Encrypt(vectorOrganization)), 1)}
+	}
+	none, refused := answer{status: 200, body: settingsAnswer}, answer{status: 400, body: `{"message":"This organization has a key already."}`}
+	for name, c := range map[string]struct {
+		settings []answer
+		put      answer
+		class    fault.Class
+		puts     int
+	}{
+		"the first":                       {[]answer{none}, with(key), "", 1},
+		"again":                           {[]answer{with(key)}, refused, "", 0},
+		"after another":                   {[]answer{with(encstring.NewKey())}, refused, fault.Conflict, 0},
+		"at the same time as another":     {[]answer{none, with(encstring.NewKey())}, refused, fault.Conflict, 1},
+		"after an answer that was lost":   {[]answer{none, with(key)}, answer{cut: true}, "", tries},
+		"while the server fails":          {[]answer{none}, answer{status: 500, body: "{}"}, "", 1},
+		"where nobody knows what came of": {[]answer{none, {status: 401, body: "{}"}}, refused, fault.Invalid, 1},
+	} {
+		s := newScripted(t, map[string][]answer{settingsLine: c.settings, put: {c.put}})
+		_, err := s.operator(t).RegisterKey(t.Context(), key)
+		wantErr := c.class != "" || c.put.status == 500
+		if (err != nil) != wantErr || fault.Of(err) != c.class || s.count(put) != c.puts {
+			t.Errorf("%s: %v, %d PUTs", name, err, s.count(put))
+		}
+	}
+}
+
+func TestTheOrganisationsThatATokenNames(t *testing.T) {
+	for claims, want := range map[string][]string{
+		`{}`: nil,
+		`{"orgowner":"` + vectorOrganization + `"}`:                                                  {vectorOrganization},
+		`{"orgowner":["` + vectorOrganization + `"],"orgadmin":"` + vectorAccount + `"}`:             {vectorAccount, vectorOrganization},
+		`{"orgowner":"` + vectorOrganization + `","orgadmin":["` + vectorOrganization + `","acme"]}`: {vectorOrganization},
+	} {
+		if got, err := Administered(jwt(claims)); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s names %v, %v", claims, got, err)
+		}
+	}
+	if _, err := Administered("opaque"); fault.Of(err) != fault.Invalid {
+		t.Errorf("of an opaque token: %v", err)
+	}
+}
+
+func TestOnlyReadableTextsAreEncryptedAndOnlyOursAreImported(t *testing.T) {
+	const line = "POST /api/sm/" + vectorOrganization + "/import"
+	s := newScripted(t, map[string][]answer{settingsLine: ok(settingsAnswer), line: {{status: 200}}})
+	c, key := s.operator(t), organizationKey(t)
+	readable := Transfer{
+		Projects: []TransferProject{{vectorProject, "p"}},
+		Secrets:  []TransferSecret{{vectorSecretID, "k", "v", "", []string{vectorProject}}},
+	}
+	sealed, err := readable.Encrypt(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := readable.Encrypt(encstring.NewKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, i := range map[string]struct {
+		transfer Transfer
+		readable bool
+	}{"readable as encrypted": {readable, false}, "encrypted as readable": {sealed, true}, "under another key": {theirs, false}} {
+		if err := c.Import(t.Context(), i.transfer, i.readable); fault.Of(err) != fault.Invalid || s.count(line) != 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, i := range []struct {
+		transfer Transfer
+		readable bool
+	}{{sealed, false}, {readable, true}} {
+		if err := c.Import(t.Context(), i.transfer, i.readable); err != nil {
+			t.Fatal(err)
+		}
+		all := s.seen()
+		sent, err := ReadTransfer([]byte(all[len(all)-1].body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := sent.Decrypt(key)
+		if err != nil || fmt.Sprint(back) != fmt.Sprint(readable) {
+			t.Errorf("%+v was sent, %v", back, err)
+		}
+	}
+	for _, text := range []string{"", "[]", `{"projects":[]}`, `{"projects":{},"secrets":[]}`, `{"projects":[],"secrets":[{"id":1}]}`} {
+		if _, err := ReadTransfer([]byte(text)); fault.Of(err) != fault.Invalid {
+			t.Errorf("%s is taken: %v", text, err)
+		}
+	}
+}
+
+func TestBulkResultsNameWhatWasRefused(t *testing.T) {
+	s := newScripted(t, map[string][]answer{"POST /api/secrets/delete": ok(listOf(
+		`{"id":"`+vectorSecretID+`","error":null,"object":"BulkDeleteResponseModel"}`,
+		`{"id":"`+vectorSecret2ID+`","error":"access denied","object":"BulkDeleteResponseModel"}`,
+	))})
+	err := s.machine(t).DeleteSecrets(t.Context(), vectorSecretID, vectorSecret2ID)
+	if err == nil || !strings.Contains(err.Error(), vectorSecret2ID+": access denied") || strings.Contains(err.Error(), vectorSecretID) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestATokenThatNobodyCouldReadIsNotGivenOut(t *testing.T) {
+	s := newScripted(t, map[string][]answer{
+		settingsLine: ok(settingsAnswer), tokensLine: ok(strings.Replace(creation, "freshClientSecret", "a.b:c", 1)),
+		"POST /api/access-tokens/rotate": ok(strings.Replace(creation, vectorTokenID, vectorAccount, 1)),
+	})
+	if _, err := s.operator(t).CreateToken(t.Context(), NewToken{Machine: vectorAccount, Name: "x"}); err == nil || !strings.Contains(err.Error(), "revoke "+vectorTokenID) {
+		t.Errorf("the error is %v", err)
+	}
+	if _, err := s.machine(t).Rotate(t.Context(), time.Hour); err == nil || !strings.Contains(err.Error(), "another token") {
+		t.Errorf("the error is %v", err)
+	}
+	if _, err := s.operator(t).Rotate(t.Context(), time.Hour); fault.Of(err) != fault.Invalid {
+		t.Errorf("an operator rotates: %v", err)
+	}
+}

@@ -1,0 +1,214 @@
+package smclient
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/latchkey-fn/latchkey/shared/accesstoken"
+	"github.com/latchkey-fn/latchkey/shared/fault"
+)
+
+// Token is what is known of an access token, its name decrypted.
+type Token struct {
+	ID       string     `json:"id"`
+	Machine  string     `json:"serviceAccountId"`
+	Name     string     `json:"name"`
+	Created  time.Time  `json:"creationDate"`
+	By       string     `json:"createdBy,omitempty"`
+	Expires  *time.Time `json:"expireAt"` // nil: never
+	ReadOnly bool       `json:"readOnly"`
+	Projects []string   `json:"projectIds"` // none: all that its machine reaches
+	Revoked  *time.Time `json:"revokedDate"`
+	Revoker  string     `json:"revokedBy,omitempty"`
+	LastUsed *time.Time `json:"lastUsedDate"`
+	Address  string     `json:"lastUsedAddress,omitempty"`
+}
+
+type tokenObject struct {
+	ID       string     `json:"id"`
+	Name     string     `json:"name"`
+	Created  time.Time  `json:"creationDate"`
+	By       *string    `json:"createdBy"`
+	Expires  *time.Time `json:"expireAt"`
+	ReadOnly bool       `json:"readOnly"`
+	Projects []string   `json:"projectIds"`
+	Revoked  *time.Time `json:"revokedDate"`
+	Revoker  *string    `json:"revokedBy"`
+	LastUsed *time.Time `json:"lastUsedDate"`
+	Address  *string    `json:"lastUsedAddress"`
+}
+
+func (tokenObject) required() []string { return []string{"id", "name", "creationDate", "revisionDate"} }
+
+func (o tokenObject) identifier() string { return o.ID }
+
+func (o tokenObject) open(v vault) (Token, error) {
+	text := func(s *string) string {
+		if s == nil {
+			return ""
+		}
+		return printable(*s)
+	}
+	name, err := v.key.Decrypt(o.Name)
+	t := Token{
+		ID: o.ID, Name: name, Created: o.Created, By: text(o.By), Expires: o.Expires, ReadOnly: o.ReadOnly, Projects: o.Projects,
+		Revoked: o.Revoked, Revoker: text(o.Revoker), LastUsed: o.LastUsed, Address: text(o.Address),
+	}
+	if t.Projects == nil {
+		t.Projects = []string{}
+	}
+	return t, err
+}
+
+func (c *Client) tokens(ctx context.Context, machine string, revokedToo bool) ([]tokenObject, error) {
+	k := call{
+		doing: "list the access tokens of machine account " + machine, method: http.MethodGet,
+		path: []string{"service-accounts", machine, "access-tokens"},
+	}
+	if revokedToo {
+		k.query = map[string][]string{"includeRevoked": {"true"}}
+	}
+	return getList[tokenObject](ctx, c, k)
+}
+
+// Tokens lists the access tokens of a machine account, without the revoked ones
+// unless they are asked for. Those that cannot be decrypted are left out, and
+// are what the error is about.
+func (c *Client) Tokens(ctx context.Context, machine string, revokedToo bool) ([]Token, error) {
+	v, err := c.unlock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := c.tokens(ctx, machine, revokedToo)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := openAll("access token", objects, v)
+	for i := range tokens {
+		tokens[i].Machine = machine
+	}
+	return tokens, err
+}
+
+// TokenIDs lists the ids of a machine account's access tokens, of the revoked
+// ones too. No key is needed.
+func (c *Client) TokenIDs(ctx context.Context, machine string) ([]string, error) {
+	objects, err := c.tokens(ctx, machine, true)
+	ids := make([]string, len(objects))
+	for i, o := range objects {
+		ids[i] = o.ID
+	}
+	return ids, err
+}
+
+// NewToken is what an access token is to be.
+type NewToken struct {
+	Machine  string
+	Name     string
+	Expires  time.Time // zero: never
+	ReadOnly bool
+	Projects []string // none: all that its machine reaches
+}
+
+type newTokenBody struct {
+	Name             string     `json:"name"`
+	EncryptedPayload string     `json:"encryptedPayload"`
+	Key              string     `json:"key"`
+	ExpireAt         *time.Time `json:"expireAt"`
+	ReadOnly         bool       `json:"readOnly,omitempty"`
+	ProjectIDs       []string   `json:"projectIds,omitempty"`
+}
+
+// createdToken is the answer to a creation or rotation; nothing else has the
+// client secret.
+type createdToken struct {
+	ID           string     `json:"id"`
+	ClientSecret string     `json:"clientSecret"`
+	ExpireAt     *time.Time `json:"expireAt"`
+}
+
+func (createdToken) required() []string { return []string{"id", "clientSecret"} }
+
+// Created is an access token that was just made or rotated.
+type Created struct {
+	Token   accesstoken.Token
+	Expires *time.Time // nil: never
+}
+
+// CreateToken makes an access token. Its 16 bytes are made here and stay here.
+func (c *Client) CreateToken(ctx context.Context, n NewToken) (Created, error) {
+	name, err := trimmed("the access token's name", n.Name, maxTokenName)
+	if err != nil {
+		return Created{}, err
+	}
+	v, err := c.unlock(ctx)
+	if err != nil {
+		return Created{}, err
+	}
+	token := accesstoken.New("", "") // the server gives both
+	payload, err := token.Seal(v.key)
+	if err != nil {
+		return Created{}, err
+	}
+	derived, err := token.Key()
+	if err != nil {
+		return Created{}, err
+	}
+	body := newTokenBody{
+		Name: v.key.Encrypt(name), EncryptedPayload: payload, Key: v.key.Encrypt(derived.Reveal()),
+		ReadOnly: n.ReadOnly, ProjectIDs: n.Projects,
+	}
+	if !n.Expires.IsZero() {
+		expires := n.Expires.UTC()
+		body.ExpireAt = &expires
+	}
+	return c.newSecret(ctx, token, call{
+		doing: "create an access token", method: http.MethodPost, path: []string{"service-accounts", n.Machine, "access-tokens"}, body: body,
+	})
+}
+
+// Rotate replaces the client secret of the machine's own access token; the old
+// one stays good for the grace. It may be called again after a lost answer.
+func (c *Client) Rotate(ctx context.Context, grace time.Duration) (Created, error) {
+	if c.token == nil {
+		return Created{}, fmt.Errorf("%w: only its holder can rotate an access token: set LATCHKEY_ACCESS_TOKEN", fault.Invalid)
+	}
+	created, err := c.newSecret(ctx, *c.token, call{
+		doing: "rotate the access token", method: http.MethodPost, path: []string{"access-tokens", "rotate"}, again: true,
+		body: struct {
+			ClientSecret string `json:"clientSecret"`
+			GraceSeconds int64  `json:"graceSeconds"`
+		}{c.token.ClientSecret, int64(grace / time.Second)},
+	})
+	if err == nil && created.Token.ID != c.token.ID {
+		return Created{}, fmt.Errorf("rotate the access token: %w: it is of another token", errAnswer)
+	}
+	return created, err
+}
+
+// newSecret does a call that answers with a client secret, which becomes part
+// of the token.
+func (c *Client) newSecret(ctx context.Context, token accesstoken.Token, k call) (Created, error) {
+	answer, err := get[createdToken](ctx, c, k)
+	if err != nil {
+		return Created{}, err
+	}
+	token.ID, token.ClientSecret = answer.ID, answer.ClientSecret
+	// Whoever gets the token has to be able to read it.
+	if back, err := accesstoken.Parse(token.Reveal()); err != nil || back != token {
+		return Created{}, fmt.Errorf("%s: %w: of the id and the client secret no access token can be made; revoke %s", k.doing, errAnswer, answer.ID)
+	}
+	return Created{Token: token, Expires: answer.ExpireAt}, nil
+}
+
+// Revoke revokes access tokens of one machine account. Ids that are not its
+// tokens' are ignored by the server.
+func (c *Client) Revoke(ctx context.Context, machine string, ids ...string) error {
+	_, err := c.do(ctx, call{
+		doing: "revoke access tokens", method: http.MethodPost, again: true,
+		path: []string{"service-accounts", machine, "access-tokens", "revoke"}, body: idList{ids},
+	})
+	return err
+}

@@ -1,0 +1,129 @@
+package smclient
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/latchkey-fn/latchkey/shared/encstring"
+	"github.com/latchkey-fn/latchkey/shared/fault"
+)
+
+// Transfer is all projects and secrets of an organisation, as they are exported
+// and imported. Its texts are all encrypted, or all not.
+type Transfer struct {
+	Projects []TransferProject `json:"projects"`
+	Secrets  []TransferSecret  `json:"secrets"`
+}
+
+// TransferProject is a project in a Transfer.
+type TransferProject struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+// TransferSecret is a secret in a Transfer.
+type TransferSecret struct {
+	ID         string   `json:"id"`
+	Key        string   `json:"key"`
+	Value      string   `json:"value"`
+	Note       string   `json:"note"`
+	ProjectIDs []string `json:"projectIds"`
+}
+
+func (Transfer) required() []string { return []string{"projects", "secrets"} }
+
+// each gives the transfer with every text as the function makes it.
+func (t Transfer) each(change func(string) (string, error)) (Transfer, error) {
+	changed := Transfer{Projects: []TransferProject{}, Secrets: []TransferSecret{}}
+	for _, p := range t.Projects {
+		name, err := change(p.Name)
+		if err != nil {
+			return Transfer{}, fmt.Errorf("project %s: %w", p.ID, err)
+		}
+		changed.Projects = append(changed.Projects, TransferProject{p.ID, name})
+	}
+	for _, s := range t.Secrets {
+		for _, text := range []*string{&s.Key, &s.Value, &s.Note} {
+			var err error
+			if *text, err = change(*text); err != nil {
+				return Transfer{}, fmt.Errorf("secret %s: %w", s.ID, err)
+			}
+		}
+		if s.ProjectIDs == nil {
+			s.ProjectIDs = []string{}
+		}
+		changed.Secrets = append(changed.Secrets, s)
+	}
+	return changed, nil
+}
+
+// Decrypt gives a transfer of readable texts.
+func (t Transfer) Decrypt(key encstring.Key) (Transfer, error) { return t.each(key.Decrypt) }
+
+// Encrypt gives a transfer of encrypted texts.
+func (t Transfer) Encrypt(key encstring.Key) (Transfer, error) {
+	return t.each(func(text string) (string, error) {
+		if encstring.Check(text) == nil {
+			return "", fmt.Errorf("%w: its texts are encrypted already", fault.Invalid)
+		}
+		return key.Encrypt(text), nil
+	})
+}
+
+// Export reads everything, encrypted as it is stored, and with decrypt set
+// readable.
+func (c *Client) Export(ctx context.Context, decrypt bool) (Transfer, error) {
+	organization, err := c.Organization(ctx)
+	if err != nil {
+		return Transfer{}, err
+	}
+	const doing = "export"
+	t, err := get[Transfer](ctx, c, call{doing: doing, method: http.MethodGet, path: []string{"sm", organization, "export"}})
+	if err != nil || !decrypt {
+		return t, err
+	}
+	v, err := c.unlock(ctx)
+	if err != nil {
+		return Transfer{}, err
+	}
+	t, err = t.Decrypt(v.key)
+	if err != nil {
+		return Transfer{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	return t, nil
+}
+
+// ReadTransfer reads what Export gave, or Bitwarden's web vault. Its errors
+// quote nothing.
+func ReadTransfer(content []byte) (Transfer, error) {
+	if !json.Valid(content) {
+		return Transfer{}, fmt.Errorf("%w: it is not JSON", fault.Invalid)
+	}
+	t, err := decode[Transfer](content, "")
+	if err != nil {
+		return Transfer{}, fmt.Errorf("%w: it is not an export of projects and secrets", fault.Invalid)
+	}
+	return t, nil
+}
+
+// Import adds projects and secrets. Of encrypted ones each text has to be under
+// the organisation's key; readable ones are encrypted first.
+func (c *Client) Import(ctx context.Context, t Transfer, readable bool) error {
+	v, err := c.unlock(ctx)
+	if err != nil {
+		return err
+	}
+	const doing = "import"
+	if readable {
+		t, err = t.Encrypt(v.key)
+	} else {
+		_, err = t.Decrypt(v.key)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", doing, fault.Invalid, err)
+	}
+	_, err = c.do(ctx, call{doing: doing, method: http.MethodPost, path: []string{"sm", v.organization, "import"}, body: t})
+	return err
+}
