@@ -106,8 +106,7 @@ type handler struct {
 	health    *health
 }
 
-// routes serves everything under the prefix and without it: whether a reverse
-// proxy cuts the prefix is not ours to know.
+// routes serves everything under the prefix and without it.
 func (h *handler) routes(prefix string) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/user-keys", byMethod{
@@ -122,13 +121,7 @@ func (h *handler) routes(prefix string) http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		httpx.WriteBitwardenError(w, http.StatusNotFound, "Resource not found.")
 	})
-	if prefix == "" {
-		return mux
-	}
-	outer := http.NewServeMux()
-	outer.Handle(prefix+"/", http.StripPrefix(prefix, mux))
-	outer.Handle("/", mux)
-	return outer
+	return httpx.Below(prefix, mux)
 }
 
 // byMethod answers 405 in the form of the other errors.

@@ -18,7 +18,6 @@ func TestWhatCannotWorkIsRefusedByName(t *testing.T) {
 	for name, value := range map[string]string{
 		"LATCHKEY_STORE":               "mysql",
 		"LATCHKEY_KEYS":                "",
-		"LATCHKEY_PREVIOUS_KEYS":       "software", // without its path
 		"LATCHKEY_IDENTITY_URL":        "id.example",
 		"LATCHKEY_PUBLIC_URL":          "",
 		"LATCHKEY_OPERATOR_RULES":      "=x",

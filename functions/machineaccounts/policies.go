@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/secret"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
@@ -59,10 +58,7 @@ func grantedProject(p policyRequest) (string, error) { return uuidOf(p.GrantedID
 // missing is the problem of a list that is not there at all. It would replace
 // every policy by none.
 func missing(name string) error {
-	return &machine.Problem{
-		Class: fault.Invalid, Message: "The model state is invalid.",
-		Fields: map[string][]string{name: {"The " + name + " field is required."}},
-	}
+	return machine.Fields{name: {"The " + name + " field is required."}}.Problem()
 }
 
 type peopleRequest struct {

@@ -12,7 +12,6 @@ package tokenexchange
 import (
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/audit"
@@ -120,13 +119,5 @@ func (h *handler) routes() http.Handler {
 			httpx.WriteBitwardenError(w, http.StatusMethodNotAllowed, "The method is not allowed here.")
 		})
 	}
-	own := h.sessions.Path()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for _, cut := range []string{own, prefix} {
-			if rest, ok := strings.CutPrefix(r.URL.Path, cut+"/"); ok {
-				r.URL.Path, r.URL.RawPath = "/"+rest, ""
-			}
-		}
-		mux.ServeHTTP(w, r)
-	})
+	return httpx.Below(h.sessions.Path(), httpx.Below(prefix, mux))
 }

@@ -80,6 +80,10 @@ func (h *handler) revoke(r smapi.Request) (any, error) {
 	if err := r.Read(&body); err != nil {
 		return nil, err
 	}
+	if body.IDs == nil {
+		// A misspelt name must not look like a revocation.
+		return nil, machine.Fields{"ids": {"The ids field is required."}}.Problem()
+	}
 	ids, err := smapi.IDs(body.IDs)
 	if err != nil {
 		return nil, err

@@ -130,8 +130,8 @@ func readKeyFile(path string, passphrase config.Secret) (organizationKey, error)
 	if errors.As(err, &wrong) {
 		return organizationKey{}, fmt.Errorf("%w: %s: this is not its passphrase", errUsage, path)
 	}
-	if err != nil {
-		return organizationKey{}, fmt.Errorf("%w: %s is not a key file, or is damaged: %w", errUsage, path, err)
+	if err != nil { // its text can quote the beginning of what is no key file
+		return organizationKey{}, fmt.Errorf("%w: %s is not a key file, or is damaged", errUsage, path)
 	}
 	plain, err := io.ReadAll(io.LimitReader(opened, maxKeyFile))
 	if err != nil {

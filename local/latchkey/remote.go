@@ -22,6 +22,8 @@ import (
 type remote struct {
 	*terminal
 	flags struct{ server, organization, keyFile, operatorTokenFile string }
+	// opened is the key file's content; nobody is asked for a passphrase twice.
+	opened *organizationKey
 }
 
 // remoteSettings are those of the commands that speak to a Secrets Manager.
@@ -233,6 +235,9 @@ func (r *remote) organizationKey(ctx context.Context, s remoteSettings) (organiz
 		}
 		return organizationKey{organization: s.Organization, key: key}, nil
 	}
+	if r.opened != nil {
+		return *r.opened, nil
+	}
 	path, err := keyFilePath(s)
 	if err != nil {
 		return organizationKey{}, err
@@ -251,5 +256,6 @@ func (r *remote) organizationKey(ctx context.Context, s remoteSettings) (organiz
 	if s.Organization != "" && k.organization != s.Organization {
 		return organizationKey{}, fmt.Errorf("%w: %s has the key of organization %s, not of %s", errUsage, path, k.organization, s.Organization)
 	}
+	r.opened = &k
 	return k, nil
 }

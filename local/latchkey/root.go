@@ -31,7 +31,7 @@ type terminal struct {
 func newRoot(t *terminal) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "latchkey",
-		Short: "Key Connector for Bitwarden and Vaultwarden, under your own KMS or HSM key",
+		Short: "Key Connector and Secrets Manager for Bitwarden and Vaultwarden, under your own KMS or HSM key",
 		Long: `Latchkey takes over the small, dangerous servers beside Bitwarden or Vaultwarden.
 
 Settings come from the environment: LATCHKEY_… (docs/operations.md lists them)

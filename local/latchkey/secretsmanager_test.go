@@ -402,8 +402,8 @@ func TestARevokedTokensNextRequestIsRefused(t *testing.T) {
 	o, _ = other.in(noKey, "yes\n", "token", "revoke", tokenID(first), tokenID(third))
 	o.want(t, 0, tokenID(first), tokenID(third))
 
-	p.machine(first, "project", "list").want(t, exitUsage, "revoked by user:")
-	p.machine(third, "run", "--", os.Args[0]).want(t, exitUsage, "revoked by user:")
+	p.machine(first, "project", "list").want(t, exitFailed, "revoked by user:")
+	p.machine(third, "run", "--", os.Args[0]).want(t, exitFailed, "revoked by user:")
 	p.machine(second, "project", "list").want(t, 0)
 
 	var listed, all []struct{ ID, RevokedBy, Name string }
@@ -421,12 +421,12 @@ func TestARevokedTokensNextRequestIsRefused(t *testing.T) {
 	unknown := uuid.NewString()
 	p.run("token", "revoke", "--yes", unknown).want(t, exitNotFound, unknown)
 	p.run("token", "revoke", "--yes", unknown, strings.ToUpper(tokenID(second))).want(t, exitNotFound, unknown, tokenID(second)+" is revoked")
-	p.machine(second, "project", "list").want(t, exitUsage, "revoked")
+	p.machine(second, "project", "list").want(t, exitFailed, "revoked")
 	if got := p.run("token", "revoke", "--yes", first); got.code != exitUsage || strings.Contains(got.err, tokenSecret(first)) {
 		t.Errorf("a whole token: %d %s", got.code, got.err)
 	}
 	p.run("machine", "delete", "ci", "--yes").want(t, 0)
-	p.machine(second, "project", "list").want(t, exitUsage)
+	p.machine(second, "project", "list").want(t, exitFailed)
 	p.checkLogs()
 }
 
@@ -446,7 +446,7 @@ func TestATokenIsRotatedByItsHolder(t *testing.T) {
 	var told struct{ ID, AccessToken string }
 	o.json(t, &told)
 	p.machine(told.AccessToken, "project", "list").want(t, 0)
-	p.machine(rotated, "project", "list").want(t, exitUsage, "invalid_client", "LATCHKEY_ACCESS_TOKEN")
+	p.machine(rotated, "project", "list").want(t, exitFailed, "invalid_client", "LATCHKEY_ACCESS_TOKEN")
 	p.run("token", "rotate").want(t, exitUsage, "LATCHKEY_ACCESS_TOKEN")
 	p.machine(told.AccessToken, "token", "rotate", "--grace", "8d").want(t, exitUsage)
 	*p.secrets = append(*p.secrets, told.AccessToken, tokenSecret(told.AccessToken), tokenSecret(rotated))
@@ -472,6 +472,7 @@ func TestTokensAreLimited(t *testing.T) {
 
 	// The organisation's policy.
 	p.run("org", "policy", "--max-token-lifetime", "30d").want(t, 0, "30d")
+	p.newToken("ci", "--expires", "30d")
 	for _, expires := range []string{"never", "31d"} {
 		p.run("token", "create", "--machine", "ci", "--name", "x", "--expires", expires).want(t, exitUsage, "30 days")
 	}

@@ -46,7 +46,7 @@ again. The token is the only line on the output; pipe it to where it belongs.`,
 				}
 				n := smclient.NewToken{Machine: id, Name: name, ReadOnly: readOnly, Projects: limits}
 				if expires.duration > 0 {
-					n.Expires = time.Now().Add(expires.duration).UTC().Truncate(time.Second)
+					n.Expires = time.Now().Add(expires.duration - earlier(expires.duration)).UTC().Truncate(time.Second)
 				}
 				created, err := client.CreateToken(c.Context(), n)
 				if err != nil {
@@ -63,6 +63,10 @@ again. The token is the only line on the output; pipe it to where it belongs.`,
 	c.Flags().StringArrayVar(&projects, "project", nil, "limit it to this one of its machine's projects; several times for several")
 	return c
 }
+
+// earlier is by how much an access token ends earlier than was asked for: the
+// organisation's limit may be the same, and the server's clock another.
+func earlier(life time.Duration) time.Duration { return min(time.Minute, life/100) }
 
 // printToken prints a new access token, alone on its line.
 func (r *remote) printToken(created smclient.Created) (err error) {

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -305,44 +306,74 @@ func printUp(t *terminal, f upFlags, base string, environment map[string]string)
 			"store": f.store, "keys": f.keys,
 		})
 	}
-	key := make([]byte, 32)
-	if _, err := rand.Read(key); err != nil {
-		return err
-	}
 	how := "one process"
 	if f.lambda {
 		how = "the Lambda binaries"
 	}
-	_, err := fmt.Fprintf(t.out, `%s (%s, store %s, keys %s). %s
+	fmt.Fprintf(t.out, `%s (%s, store %s, keys %s). %s
 
-  Key Connector  %s
-  identity       %s%s
-  data           %s
+  Key Connector    %s
+  Secrets Manager  %s (the API below /api, the exchange of tokens below /identity)
+  identity         %s%s
+  data             %s
 
 Try, in another terminal:
-
-  # a token for a new user
-  TOKEN=$(curl -s -d user=%s %s%s/connect/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
-
-  # store the user's key, once: the second time is a 400
-  curl -i -w '\n' -H "Authorization: Bearer $TOKEN" -d '{"key":"%s"}' %s/user-keys
-
-  # read it
-  curl -i -w '\n' -H "Authorization: Bearer $TOKEN" %s/user-keys
-
-  # is everything well?
-  curl -s -w '\n' %s/health
 `, bold("Latchkey is up"), how, f.store, f.keys, note("For development only: anybody who reaches it gets a token for any user."),
-		address, base, identityPrefix, f.data,
-		uuid.NewString(), base, identityPrefix,
-		base64.StdEncoding.EncodeToString(key), address,
-		address, address)
-	if err != nil {
+		address, base, base, identityPrefix, f.data)
+	if err := tryKeyConnector(t.out, base+identityPrefix, address, environment["LATCHKEY_SQLITE_PATH"]); err != nil {
 		return err
 	}
-	if path := environment["LATCHKEY_SQLITE_PATH"]; path != "" {
-		_, err = fmt.Fprintf(t.out, "\n  # who has a key?\n  LATCHKEY_STORE=sqlite LATCHKEY_SQLITE_PATH='%s' %s keys list\n", path, os.Args[0])
-	}
+	trySecretsManager(t.out, base, f.data)
 	fmt.Fprintf(t.out, "\nCtrl-C ends it.\n")
-	return err
+	return nil
+}
+
+// tokenOf is a shell's word for a token of the development identity server.
+func tokenOf(identity, form string) string {
+	return fmt.Sprintf(`$(curl -s %s %s/connect/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')`, form, identity)
+}
+
+func tryKeyConnector(out io.Writer, identity, address, sqlitePath string) error {
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, `
+  # Key Connector: a token for a new user
+  TOKEN=%[1]s
+
+  # store the user's key, once: the second time is a 400
+  curl -i -w '\n' -H "Authorization: Bearer $TOKEN" -d '{"key":"%[2]s"}' %[3]s/user-keys
+
+  # read it
+  curl -i -w '\n' -H "Authorization: Bearer $TOKEN" %[3]s/user-keys
+
+  # is everything well?
+  curl -s -w '\n' %[3]s/health
+`, tokenOf(identity, "-d user="+uuid.NewString()), base64.StdEncoding.EncodeToString(key), address)
+	if sqlitePath != "" {
+		fmt.Fprintf(out, "\n  # who has a key?\n  LATCHKEY_STORE=sqlite LATCHKEY_SQLITE_PATH='%s' %s keys list\n", sqlitePath, os.Args[0])
+	}
+	return nil
+}
+
+func trySecretsManager(out io.Writer, base, data string) {
+	organization := uuid.NewString()
+	fmt.Fprintf(out, `
+  # Secrets Manager: an operator of a new organization, whose key is made here
+  export LATCHKEY_SERVER=%[1]s LATCHKEY_PASSPHRASE=development LATCHKEY_KEY_FILE='%[2]s'
+  export LATCHKEY_OPERATOR_TOKEN=%[3]s
+  %[4]s org create --id %[5]s
+  %[4]s project create demo
+  echo -n hunter2 | %[4]s secret set DB_PASSWORD --project demo
+
+  # a machine that may reach the project, and its access token
+  %[4]s machine create robot --project demo
+  ROBOT=$(%[4]s token create --machine robot --name first)
+
+  # what it does there: a command with its secrets as environment variables
+  unset LATCHKEY_OPERATOR_TOKEN LATCHKEY_KEY_FILE; export LATCHKEY_ACCESS_TOKEN=$ROBOT
+  %[4]s run -- sh -c 'echo "the password is $DB_PASSWORD"'
+`, base, filepath.Join(data, organization+".age"), tokenOf(base+identityPrefix, "-d user="+uuid.NewString()+" -d orgowner="+organization),
+		os.Args[0], organization)
 }

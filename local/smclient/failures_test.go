@@ -27,10 +27,10 @@ func TestAnErrorTellsTheServersMessageAndWhatToDo(t *testing.T) {
 		class fault.Class
 		told  []string
 	}{
-		"an unknown token": {exchangeLine, answer{status: 400, body: `{"error":"invalid_client"}`}, fault.Invalid, []string{"invalid_client", "LATCHKEY_ACCESS_TOKEN"}},
+		"an unknown token": {exchangeLine, answer{status: 400, body: `{"error":"invalid_client"}`}, fault.Unauthenticated, []string{"invalid_client", "LATCHKEY_ACCESS_TOKEN"}},
 		"a revoked token": {exchangeLine, answer{status: 400, body: `{"error":"invalid_client","error_description":"x","ErrorModel":{"Message":"The access token was revoked by bob.","Object":"error"}}`},
-			fault.Invalid, []string{"revoked by bob"}},
-		"the lower-case model": {exchangeLine, answer{status: 400, body: `{"error":"invalid_client","error_model":{"message":"It expired."}}`}, fault.Invalid, []string{"It expired."}},
+			fault.Unauthenticated, []string{"revoked by bob"}},
+		"the lower-case model": {exchangeLine, answer{status: 400, body: `{"error":"invalid_client","error_model":{"message":"It expired."}}`}, fault.Unauthenticated, []string{"It expired."}},
 		"a scope":              {exchangeLine, answer{status: 400, body: `{"error":"invalid_scope","error_description":"no such"}`}, fault.Invalid, []string{"invalid_scope: no such"}},
 		"no session": {projectLine, answer{status: 401, body: `{"message":"The access token was revoked.","object":"error"}`},
 			fault.Unauthenticated, []string{"read project " + vectorProject, "401 Unauthorized", "The access token was revoked."}},

@@ -16,6 +16,10 @@ import (
 // errAnswer is an answer that the protocol does not have.
 var errAnswer = errors.New("the server's answer is not the one that is expected here")
 
+// invalidClient is the code of an access token that is not good, or not good any
+// more.
+const invalidClient = "invalid_client"
+
 // longestMessage bounds what is shown of a server's message, in characters.
 const longestMessage = 600
 
@@ -27,6 +31,8 @@ type Refusal struct {
 	Message string
 	// Advice is what to do about it; it may be empty.
 	Advice string
+
+	code string // OAuth's, of an exchange
 }
 
 // Error implements error.
@@ -46,13 +52,18 @@ func (r *Refusal) Unwrap() error {
 	switch r.Status {
 	case http.StatusUnauthorized:
 		return fault.Unauthenticated
+	case http.StatusBadRequest:
+		if r.code == invalidClient {
+			return fault.Unauthenticated
+		}
+		return fault.Invalid
 	case http.StatusForbidden:
 		return fault.Forbidden
 	case http.StatusNotFound:
 		return fault.NotFound
 	case http.StatusConflict:
 		return fault.Conflict
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+	case http.StatusRequestEntityTooLarge:
 		return fault.Invalid
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return fault.Transient
@@ -80,11 +91,11 @@ func newRefusal(doing string, answer *http.Response, content []byte) *Refusal {
 	r := &Refusal{Doing: doing, Status: answer.StatusCode}
 	var body errorBody
 	known := json.Unmarshal(content, &body) == nil
-	r.Message = printable(body.text())
+	r.Message, r.code = printable(body.text()), body.Code
 	switch {
 	case answer.StatusCode < http.StatusBadRequest:
 		r.Advice = "Redirects are not followed, since the request is secret: give the address that it leads to."
-	case body.Code == "invalid_client" && body.ErrorModel.Message+body.ErrorModelSnake.Message == "":
+	case body.Code == invalidClient && body.ErrorModel.Message+body.ErrorModelSnake.Message == "":
 		r.Advice = "Either the access token is not one of this server, or it was mistyped or replaced: check LATCHKEY_ACCESS_TOKEN and the server's address."
 	case answer.StatusCode == http.StatusUnauthorized && r.Message == "":
 		r.Advice = "The session is not accepted: get a new token."

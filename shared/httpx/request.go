@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -78,6 +79,22 @@ func Wrap(h http.Handler, o Options) http.Handler {
 			o.Logger.LogAttrs(ctx, level, "request", attributes...)
 		}()
 		h.ServeHTTP(recorder, r)
+	})
+}
+
+// Below serves requests below a path as those at the root, and all others as
+// they are: whether a reverse proxy cuts a prefix is not ours to know.
+func Below(prefix string, h http.Handler) http.Handler {
+	if prefix == "" {
+		return h
+	}
+	stripped := http.StripPrefix(prefix, h)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.EscapedPath(), prefix+"/") {
+			stripped.ServeHTTP(w, r)
+			return
+		}
+		h.ServeHTTP(w, r)
 	})
 }
 

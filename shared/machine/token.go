@@ -173,6 +173,7 @@ func (m *Machines) revoke(ctx context.Context, a Access, account string, tokens 
 	for i, token := range tokens {
 		group.Go(func() error {
 			results[i] = m.revokeOne(ctx, a, account, token)
+			m.noteRevocation(ctx, a, account, token, results[i])
 			return nil
 		})
 	}
@@ -183,13 +184,8 @@ func (m *Machines) revoke(ctx context.Context, a Access, account string, tokens 
 		switch result := results[i]; {
 		case result.err != nil:
 			not, faults = append(not, token), append(faults, result.err)
-			// It may have happened all the same.
-			m.record(ctx, a, audit.Event{Action: actions[TokenRevoked], Outcome: audit.Failed, Reason: result.err.Error()}, token)
 		case result.known:
 			revoked = append(revoked, token)
-		}
-		if results[i].fresh {
-			m.Done(ctx, a, TokenRevoked, account, token, token)
 		}
 	}
 	if len(not) == 0 {
@@ -207,6 +203,16 @@ func (m *Machines) revoke(ctx context.Context, a Access, account string, tokens 
 type revocation struct {
 	known, fresh bool
 	err          error
+}
+
+func (m *Machines) noteRevocation(ctx context.Context, a Access, account, token string, result revocation) {
+	switch {
+	case result.fresh:
+		m.Done(ctx, a, TokenRevoked, account, token, token)
+	case result.err != nil:
+		// It may have happened all the same, and then is no news when it is repeated.
+		m.record(ctx, a, audit.Event{Action: actions[TokenRevoked], Outcome: audit.Failed, Reason: result.err.Error()}, token)
+	}
 }
 
 func (m *Machines) revokeOne(ctx context.Context, a Access, account, id string) (result revocation) {

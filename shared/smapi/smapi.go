@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"path"
-	"strings"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/audit"
@@ -76,24 +75,9 @@ func (a *API) Routes() []string { return a.routes }
 
 // Handler serves the routes, with and without the prefixes.
 func (a *API) Handler() http.Handler {
-	routes := below(a.config.Path, below(Prefix, http.HandlerFunc(a.route)))
+	routes := httpx.Below(a.config.Path, httpx.Below(Prefix, http.HandlerFunc(a.route)))
 	return httpx.Wrap(httpx.CORS(append([]string{httpx.DesktopOrigin}, a.config.Origins...), routes), httpx.Options{
 		Function: a.config.Function, Logger: a.config.Logger, Timeout: a.config.Timeout, MaxBody: a.config.MaxBody,
-	})
-}
-
-// below serves requests below a path as those at the root.
-func below(prefix string, h http.Handler) http.Handler {
-	if prefix == "" {
-		return h
-	}
-	stripped := http.StripPrefix(prefix, h)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.EscapedPath(), prefix+"/") {
-			stripped.ServeHTTP(w, r)
-			return
-		}
-		h.ServeHTTP(w, r)
 	})
 }
 
