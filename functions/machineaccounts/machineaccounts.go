@@ -10,8 +10,6 @@ package machineaccounts
 import (
 	"log/slog"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/keyring"
@@ -125,19 +123,6 @@ func (h *handler) routes() []route {
 
 		{"POST /access-tokens/rotate", "access-token.rotate", h.rotateToken},
 	}
-}
-
-// Paths are those of all routes, without smapi.Prefix: what stands before
-// several functions sends them here.
-func Paths() []string {
-	var paths []string
-	for _, r := range (&handler{}).routes() {
-		_, path, _ := strings.Cut(r.pattern, " ")
-		if !slices.Contains(paths, path) {
-			paths = append(paths, path)
-		}
-	}
-	return paths
 }
 
 // ofPeople closes an operation to machines, for which it does not exist.

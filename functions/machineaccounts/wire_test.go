@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/latchkey-fn/latchkey/functions/machineaccounts"
 	"github.com/latchkey-fn/latchkey/local/devidentity"
 	"github.com/latchkey-fn/latchkey/shared/accesstoken"
 	"github.com/latchkey-fn/latchkey/shared/machine"
@@ -760,20 +759,5 @@ func TestPagesOfTheWebVaultMayCall(t *testing.T) {
 	h.ServeHTTP(w, r)
 	if w.Header().Get("Access-Control-Allow-Origin") != origin {
 		t.Errorf("%d %v", w.Code, w.Header())
-	}
-}
-
-// What stands before the functions can send every path here.
-func TestPathsAreThoseOfTheRoutes(t *testing.T) {
-	h := open(t)
-	paths := machineaccounts.Paths()
-	mux := http.NewServeMux()
-	for _, path := range paths {
-		mux.Handle("/api"+path, h) // a path twice would panic
-	}
-	for _, o := range h.operations(uuid.NewString(), uuid.NewString()) {
-		if _, pattern := mux.Handler(httptest.NewRequestWithContext(t.Context(), o.method, "/api"+o.path, nil)); pattern == "" {
-			t.Errorf("%s is in none of %v", o.path, paths)
-		}
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/latchkey-fn/latchkey/providers/stores/memory"
 	"github.com/latchkey-fn/latchkey/shared/encstring"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
@@ -44,7 +46,7 @@ func FuzzBodies(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, which uint8, body string) {
-		h := open(t)
+		h := openWith(t, memory.New(), Config{RequestTimeout: 5 * time.Second})
 		p := h.project()
 		s := h.secret("value", p)
 		h.machine("robot", grants{p: machine.ToWrite}, nil, machine.Token{})

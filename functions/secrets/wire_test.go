@@ -13,6 +13,7 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/encstring"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
+	"github.com/latchkey-fn/latchkey/shared/store"
 	"github.com/latchkey-fn/latchkey/shared/store/storetest"
 )
 
@@ -816,4 +817,51 @@ func TestAStoreThatFailsIsUnavailableAndNothingElse(t *testing.T) {
 	}
 	h.driver.Reset()
 	get[secretAnswer](h, "robot", "GET /secrets/"+s, nil)
+}
+
+func TestWhatIsDoneIsInTheAuditLogAndChangesByMachinesAreEvents(t *testing.T) {
+	h := open(t)
+	account := h.machine("robot", nil, nil, machine.Token{})
+	p := get[projectAnswer](h, "robot", "POST /organizations/"+organization+"/projects", object{"name": key.Encrypt("n")}).ID
+	create := "POST /organizations/" + organization + "/secrets"
+	first, second := get[secretAnswer](h, "robot", create, secretBody("1", p)).ID, get[secretAnswer](h, "robot", create, secretBody("2", p)).ID
+	get[smapi.List[baseSecret]](h, "robot", "POST /secrets/get-by-ids", []string{first, second})
+	get[secretsAnswer](h, "robot", "GET /organizations/"+organization+"/secrets", nil)
+	get[secretAnswer](h, "robot", "PUT /secrets/"+first, secretBody("3", p))
+	get[smapi.List[smapi.BulkResult]](h, "robot", "POST /secrets/delete", []string{second})
+	h.notFound("robot", "GET /secrets/"+second, nil)
+	get[smapi.List[smapi.BulkResult]](h, "robot", "POST /projects/delete", []string{p})
+
+	var lines []string
+	for line := range strings.Lines(h.logs.String()) {
+		if entry := decode(t, []byte(line)); entry["msg"] == "audit" {
+			if entry["actor"] != "service-account:"+account || entry["token"] == "" {
+				t.Errorf("%v", entry)
+			}
+			lines = append(lines, fmt.Sprint(entry["action"], " ", entry["outcome"], " ", entry["subject"]))
+		}
+	}
+	want := []string{
+		"project.create allowed " + p, "secret.create allowed " + first, "secret.create allowed " + second,
+		"secret.read allowed " + first, "secret.read allowed " + second,
+		"secret.edit allowed " + first, "secret.delete allowed " + second,
+		"secret.read refused <nil>", "project.delete allowed " + p,
+	}
+	if !slices.Equal(lines, want) {
+		t.Errorf("the audit log is\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
+	}
+
+	var types []machine.Type
+	for event, err := range store.NewCollection[machine.Event](h.documents, "events").ByParent(t.Context(), account) {
+		if err != nil || event.Value.Token == "" || event.Value.Organization != organization {
+			t.Fatalf("%+v, %v", event, err)
+		}
+		types = append(types, event.Value.Type)
+	}
+	slices.Sort(types)
+	if want := []machine.Type{
+		machine.SecretCreated, machine.SecretCreated, machine.SecretEdited, machine.SecretDeleted, machine.ProjectCreated, machine.ProjectDeleted,
+	}; !slices.Equal(types, want) {
+		t.Errorf("the events are %v, want %v", types, want)
+	}
 }

@@ -55,6 +55,8 @@ type Parts struct {
 // Function is the exchange: an http.Handler, and what operators look at.
 type Function struct {
 	http.Handler
+	// Routes are what it serves, for whatever is in front of several functions.
+	Routes   []string
 	Machines *machine.Machines
 	Signing  *signing.Keys
 }
@@ -86,6 +88,7 @@ func New(c Config, p Parts) (*Function, error) {
 		Handler: httpx.Wrap(h.routes(), httpx.Options{
 			Function: "tokenexchange", Logger: p.Logger, Timeout: c.RequestTimeout, MaxBody: maxBody,
 		}),
+		Routes:   []string{"POST " + prefix + tokenPath, "GET " + prefix + discoveryPath, "GET " + prefix + keySetPath},
 		Machines: h.machines, Signing: h.signing,
 	}, nil
 }
@@ -100,7 +103,7 @@ type handler struct {
 }
 
 // routes serves everything below the path of the public address and below
-// prefix, and without either: what a reverse proxy cuts is not ours to know.
+// prefix, and without either.
 func (h *handler) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+tokenPath, h.token)

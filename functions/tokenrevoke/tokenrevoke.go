@@ -17,13 +17,6 @@ import (
 // maxBody bounds a request's body: machine.MaxRevoked ids need some 40 KB.
 const maxBody = 64 << 10
 
-// path is of the one route, without smapi.Prefix.
-const path = "/service-accounts/{id}/access-tokens/revoke"
-
-// Paths are those of all routes, without smapi.Prefix: what stands before
-// several functions sends them here.
-func Paths() []string { return []string{path} }
-
 // Parts are the outside systems, which a main chooses.
 type Parts struct {
 	Store  store.Driver
@@ -57,7 +50,7 @@ func New(c Config, p Parts) (*Function, error) {
 		Function: "tokenrevoke", Callers: callers, Logger: p.Logger,
 		Path: c.Sessions.Path(), Origins: c.WebVaultOrigins, Timeout: c.RequestTimeout, MaxBody: maxBody,
 	})
-	api.Handle("POST "+path, "access-token.revoke", h.revoke)
+	api.Handle("POST /service-accounts/{id}/access-tokens/revoke", "access-token.revoke", h.revoke)
 	return &Function{Handler: api.Handler(), Routes: api.Routes()}, nil
 }
 

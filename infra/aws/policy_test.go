@@ -98,30 +98,55 @@ func policy(t *testing.T, name string) []statement {
 }
 
 func TestRolesAreFencedIn(t *testing.T) {
-	for name, allowed := range map[string][]string{
-		"KeyConnectorRolePolicy": functionActions,
-		"OperatorPolicy":         {"dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:Query"},
-		"RotationPolicy":         {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GetPublicKey"},
+	keyConnectors := object{"If": []any{"MakeKey", object{"GetAtt": "KeyConnectorKey.Arn"}, object{"Ref": "KmsKeyArn"}}}
+	secretsManagers := object{"If": []any{"NoSecretsManagerKmsKey", object{"GetAtt": "SecretsManagerKey.Arn"}, object{"Ref": "SecretsManagerKmsKeyArn"}}}
+	reading := []string{"dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"}
+	writing := append([]string{"dynamodb:DeleteItem", "dynamodb:PutItem"}, reading...)
+	withKey := func(actions []string) []string { return append(slices.Clone(functionActions), actions...) }
+	withoutKey := func(actions []string) []string {
+		return append(slices.DeleteFunc(slices.Clone(functionActions), func(a string) bool { return strings.HasPrefix(a, "kms:") }), actions...)
+	}
+	for name, c := range map[string]struct {
+		allowed     []string
+		collections string
+		key         any
+	}{
+		"KeyConnectorRolePolicy": {functionActions, "user-keys|user-key-access|data-keys", keyConnectors},
+		"OperatorPolicy":         {[]string{"dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:Query"}, "user-keys|user-key-access", nil},
+		"RotationPolicy": {
+			[]string{"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GetPublicKey"},
+			"user-keys|user-key-access|data-keys",
+			[]any{keyConnectors, object{"If": []any{"HasSecretsManager", secretsManagers, object{"Ref": "AWS::NoValue"}}}},
+		},
+		// The exchange cannot read secrets, and revoking can open nothing.
+		"TokenExchangeRolePolicy":   {withKey(writing), "access-tokens|access-token-uses|limits|signing-keys|data-keys", secretsManagers},
+		"TokenRevokeRolePolicy":     {withoutKey(writing), "access-tokens|organizations|service-accounts|signing-keys|events", nil},
+		"MachineAccountsRolePolicy": {withKey(writing), "access-tokens|access-token-uses|organizations|service-accounts|projects|secrets|signing-keys|events|data-keys", secretsManagers},
+		"SecretsRolePolicy":         {withoutKey(writing), "access-tokens|organizations|service-accounts|projects|secrets|secret-contents|secret-departures|signing-keys|events", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
+			logs := object{"GetAtt": strings.TrimSuffix(name, "RolePolicy") + "LogGroup.Arn"}
 			for _, s := range policy(t, name) {
 				if len(s.actions) == 0 {
 					t.Errorf("statement %s has no action", s.sid)
 				}
 				for _, action := range s.actions {
-					if !slices.Contains(allowed, action) {
+					if !slices.Contains(c.allowed, action) {
 						t.Errorf("statement %s allows %s", s.sid, action)
 					}
 					service, _, _ := strings.Cut(action, ":")
-					if s.sid == "PreviousKey" {
-						want(t, "the resource of "+action, s.resource, object{"Ref": "PreviousKmsKeyArn"})
+					if parameter, ok := map[string]string{
+						"PreviousKey": "PreviousKmsKeyArn", "PreviousSecretsManagerKey": "PreviousSecretsManagerKmsKeyArn",
+					}[s.sid]; ok {
+						if slices.Contains([]string{"TokenExchangeRolePolicy", "MachineAccountsRolePolicy"}, name) {
+							parameter = "PreviousSecretsManagerKmsKeyArn"
+						}
+						want(t, "the resource of "+action, s.resource, object{"Ref": parameter})
 						want(t, action+" with a previous key", slices.Contains([]string{"kms:Decrypt", "kms:DescribeKey", "kms:GetPublicKey"}, action), true)
 						continue
 					}
-					key := object{"If": []any{"MakeKey", object{"GetAtt": "KeyConnectorKey.Arn"}, object{"Ref": "KmsKeyArn"}}}
 					switch resource := map[string]any{
-						"dynamodb": object{"GetAtt": "Table.Arn"}, "kms": key,
-						"logs": object{"GetAtt": "KeyConnectorLogGroup.Arn"}, "xray": "*",
+						"dynamodb": object{"GetAtt": "Table.Arn"}, "kms": c.key, "logs": logs, "xray": "*",
 					}[service]; {
 					case resource == nil:
 						t.Errorf("statement %s: %s is no service of ours", s.sid, service)
@@ -135,7 +160,7 @@ func TestRolesAreFencedIn(t *testing.T) {
 						t.Errorf("%s is not fenced to collections", action)
 					}
 					for _, pattern := range s.leadingKeys {
-						if !regexp.MustCompile(`^(user-keys|user-key-access|data-keys)#`).MatchString(pattern) {
+						if !regexp.MustCompile("^(" + c.collections + ")#").MatchString(pattern) {
 							t.Errorf("%s reaches %s", action, pattern)
 						}
 					}
@@ -153,7 +178,7 @@ func TestRolesAreFencedIn(t *testing.T) {
 }
 
 func TestOnlyAnRSAKeyIsUsedWithoutTheRightToEncrypt(t *testing.T) {
-	for _, name := range []string{"KeyConnectorRolePolicy", "RotationPolicy"} {
+	for _, name := range []string{"KeyConnectorRolePolicy", "RotationPolicy", "TokenExchangeRolePolicy", "MachineAccountsRolePolicy"} {
 		for _, entry := range at(t, resource(t, template(t), name), "Properties", "PolicyDocument", "Statement").([]any) {
 			actions, ok := entry.(object)["Action"].(object)
 			if !ok {
@@ -219,6 +244,9 @@ func (r *recorder) note(name string, body []byte) {
 		target
 		ExpressionAttributeValues map[string]struct{ S string }
 		TransactItems             []map[string]target
+		RequestItems              map[string]struct {
+			Keys []struct{ PK struct{ S string } }
+		}
 	}
 	if err := json.Unmarshal(body, &request); err != nil {
 		r.t.Errorf("%s: %v", name, err)
@@ -239,6 +267,12 @@ func (r *recorder) note(name string, body []byte) {
 					action = kind + "Item"
 				}
 				r.seen = append(r.seen, operation{"dynamodb:" + action, partition(o)})
+			}
+		}
+	case "BatchGetItem":
+		for _, table := range request.RequestItems {
+			for _, k := range table.Keys {
+				r.seen = append(r.seen, operation{"dynamodb:BatchGetItem", k.PK.S})
 			}
 		}
 	case "Query":
@@ -468,7 +502,7 @@ func TestTheAPIHasTheFunctionsRoutes(t *testing.T) {
 		served = append(served, "OPTIONS "+path)
 	}
 	slices.Sort(served)
-	if got := routes(t); !slices.Equal(got, served) {
+	if got := routes(t, "KeyConnectorFunction"); !slices.Equal(got, served) {
 		t.Errorf("the API has\n%s\nthe function serves\n%s", strings.Join(got, "\n"), strings.Join(served, "\n"))
 	}
 }

@@ -272,11 +272,11 @@ func TestEveryNameThatIsReferredToExists(t *testing.T) {
 	}
 }
 
-// routes gives "METHOD /path" of every event of the function.
-func routes(t *testing.T) []string {
+// routes gives "METHOD /path" of every event of a function.
+func routes(t *testing.T, function string) []string {
 	t.Helper()
 	var list []string
-	for name, event := range at(t, resource(t, template(t), "KeyConnectorFunction"), "Properties", "Events").(object) {
+	for name, event := range at(t, resource(t, template(t), function), "Properties", "Events").(object) {
 		want(t, "type of "+name, event.(object)["Type"], "HttpApi")
 		want(t, "API of "+name, at(t, event.(object), "Properties", "ApiId"), object{"Ref": "Api"})
 		list = append(list, fmt.Sprint(at(t, event.(object), "Properties", "Method"), " ", at(t, event.(object), "Properties", "Path")))
@@ -290,11 +290,13 @@ func TestEveryEventHasARoute(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := routes(t)
+	all := map[string][]string{
+		"keyconnector": routes(t, "KeyConnectorFunction"), "tokenexchange": routes(t, "TokenExchangeFunction"),
+		"tokenrevoke": routes(t, "TokenRevokeFunction"), "machineaccounts": routes(t, "MachineAccountsFunction"),
+		"secrets": routes(t, "SecretsFunction"),
+	}
 	for _, name := range names {
-		if !strings.HasPrefix(name, "keyconnector-") {
-			continue
-		}
+		function, _, _ := strings.Cut(name, "-")
 		content, err := events.Load(name, "")
 		if err != nil {
 			t.Fatal(err)
@@ -303,7 +305,7 @@ func TestEveryEventHasARoute(t *testing.T) {
 		if err := json.Unmarshal(content, &event); err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Contains(all, event.RouteKey) {
+		if !slices.Contains(all[function], event.RouteKey) {
 			t.Errorf("%s: the API has no route %s", name, event.RouteKey)
 		}
 	}

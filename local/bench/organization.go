@@ -125,9 +125,10 @@ func newExchange(driver store.Driver, key kms.Unwrapper, algorithm string) (*tok
 }
 
 // newSecrets serves people of an identity server as well, unless its address is
-// empty.
+// empty. Requests may take as long as an emulator needs.
 func newSecrets(driver store.Driver, identityURL string) (http.Handler, error) {
 	environment := machineSettings(signing.RS256)
+	environment["LATCHKEY_REQUEST_TIMEOUT"] = "1h"
 	if identityURL != "" {
 		environment["LATCHKEY_IDENTITY_URL"] = identityURL
 	}

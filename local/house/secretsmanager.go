@@ -85,8 +85,8 @@ func (c SecretsManager) Settings() Settings {
 type Function struct {
 	Name string
 	http.Handler
-	// Paths are what it serves, as patterns of http.ServeMux without a method.
-	Paths []string
+	// Routes are what it serves, as patterns of http.ServeMux.
+	Routes []string
 }
 
 // Functions puts the functions on open parts. Nothing is contacted before the
@@ -104,31 +104,35 @@ func (c SecretsManager) Functions(p *Parts, logger *slog.Logger) ([]Function, er
 		return nil, err
 	}
 	return []Function{
-		{"tokenexchange", exchange, []string{"/identity/"}},
-		{"machineaccounts", accounts, paths(accounts.Routes)},
-		{"tokenrevoke", revoke, paths(revoke.Routes)},
-		// It answers what is nobody's as well.
-		{"secrets", stored, append(paths(stored.Routes), smapi.Prefix+"/")},
+		{"tokenexchange", exchange, exchange.Routes},
+		{"machineaccounts", accounts, below(smapi.Prefix, accounts.Routes)},
+		{"tokenrevoke", revoke, below(smapi.Prefix, revoke.Routes)},
+		{"secrets", stored, below(smapi.Prefix, stored.Routes)},
 	}, nil
 }
 
-// paths gives the whole paths of routes, each once.
-func paths(routes []string) []string {
-	var list []string
-	for _, route := range routes {
-		_, path, _ := strings.Cut(route, " ")
-		list = append(list, smapi.Prefix+path)
+// below gives the routes below a path.
+func below(prefix string, routes []string) []string {
+	list := make([]string, len(routes))
+	for i, route := range routes {
+		method, path, _ := strings.Cut(route, " ")
+		list[i] = method + " " + prefix + path
 	}
-	slices.Sort(list)
-	return slices.Compact(list)
+	return list
 }
 
-// Gather has a mux send each request to the function whose path it is, as the
-// API in front of the functions does.
+// Gather has a mux send each request to the function whose route it is, as the
+// API in front of the functions does. Which methods a path has is left to the
+// function; what of the API is nobody's route is answered by the last.
 func Gather(mux *http.ServeMux, functions []Function) {
+	patterns := map[string]Function{smapi.Prefix + "/": functions[len(functions)-1]}
 	for _, f := range functions {
-		for _, path := range f.Paths {
-			mux.Handle(path, f)
+		for _, route := range f.Routes {
+			_, path, _ := strings.Cut(route, " ")
+			patterns[path] = f
 		}
+	}
+	for pattern, f := range patterns {
+		mux.Handle(pattern, f)
 	}
 }

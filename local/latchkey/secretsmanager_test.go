@@ -362,7 +362,6 @@ func TestASecondMachineAccountSeesOnlyItsProject(t *testing.T) {
 	}
 
 	// What machines may change.
-	p.in(p.asMachine(ci), "x", "secret", "set", "DB_PASSWORD")
 	o, _ := p.in(p.asMachine(ci), "x", "secret", "set", "DB_PASSWORD")
 	o.want(t, exitNotFound)
 	p.machine(ci, "project", "create", "theirs").want(t, exitNotFound, "may not create projects")

@@ -283,8 +283,7 @@ func (f upFlags) handler(ctx context.Context, t *terminal, parts *house.Closers,
 	if err != nil {
 		return nil, err
 	}
-	list = append(list, house.Function{Name: "keyconnector", Paths: []string{"/"}})
-	for i, function := range list {
+	for i, function := range append(list, house.Function{Name: "keyconnector"}) {
 		runtime, err := lambdaruntime.New(lambdaruntime.Config{
 			Name: function.Name, Bootstrap: f.bootstrap(function.Name), Env: environment, Logs: t.err,
 		})
@@ -292,6 +291,10 @@ func (f upFlags) handler(ctx context.Context, t *terminal, parts *house.Closers,
 			return nil, err
 		}
 		parts.Add(runtime)
+		if i == len(list) {
+			mux.Handle("/", runtime.Handler())
+			break
+		}
 		list[i].Handler = runtime.Handler()
 	}
 	house.Gather(mux, list)

@@ -137,20 +137,21 @@ func (s *Secrets) Edit(ctx context.Context, c machine.Caller, id string, v Value
 }
 
 func (s *Secrets) edit(ctx context.Context, o *opened, v Values) error {
-	head := o.Head
-	if v.project() != o.projectID() {
+	head, moves := o.Head, v.project() != o.projectID()
+	if moves {
 		if err := mayPlace(o.Access, v.project(), o.projects); err != nil {
 			return err
 		}
+	}
+	if err := s.setPolicies(ctx, o.Access, &head, v.Policies); err != nil {
+		return err
+	}
+	if moves {
 		if err := s.depart(ctx, head, s.latest(ctx)); err != nil {
 			return err
 		}
 	}
-	head.Lookup = v.project()
-	if err := s.setPolicies(ctx, o.Access, &head, v.Policies); err != nil {
-		return err
-	}
-	head.Value.Key = v.Key
+	head.Lookup, head.Value.Key = v.project(), v.Key
 
 	same := v.Value == o.Content.Value
 	keep := !same

@@ -277,7 +277,7 @@ func distinctKeys(list json.RawMessage) (keys []json.RawMessage, err error) {
 			return nil, err
 		}
 		if seen[sum] {
-			return nil, errors.New("Provided list of item keys contains duplicates") //nolint:staticcheck // the service's words
+			return nil, errors.New("the list of keys contains one twice")
 		}
 		seen[sum] = true
 	}
