@@ -5,27 +5,21 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkey-fn/latchkey/shared/config"
-	"github.com/latchkey-fn/latchkey/shared/httpx"
 )
 
 // Config is all that Key Connector can be told.
 type Config struct {
 	Store config.Store
-	Keys  config.Keys
-	// Previous is the key that data keys may still be wrapped under, until
-	// `latchkey data-keys rewrap` was run.
-	Previous config.Keys `envPrefix:"PREVIOUS_"`
-	AWS      config.AWS
+	config.Wrapping
+	AWS config.AWS
+	config.Serving
+	config.Pages
 	Identity config.Identity
 
-	// WebVaultOrigins are the sites of web vaults; browsers let their pages
-	// call.
-	WebVaultOrigins []string `env:"WEB_VAULT_ORIGINS"`
 	// PathPrefix is the path of the address that clients are given, where it
 	// has one: /key-connector. Requests without it are served as well, since a
 	// reverse proxy may cut it.
@@ -35,10 +29,6 @@ type Config struct {
 	AllowedOrganizations []string `env:"ALLOWED_ORGANIZATIONS"`
 	// AllowLongKeys accepts keys of 64 bytes besides those of 32.
 	AllowLongKeys bool `env:"ALLOW_LONG_KEYS"`
-	// DataKeyMaxAge is how long an unwrapped data key stays in memory.
-	DataKeyMaxAge time.Duration `env:"DATA_KEY_MAX_AGE" envDefault:"1h"`
-	// RequestTimeout bounds one request.
-	RequestTimeout time.Duration `env:"REQUEST_TIMEOUT" envDefault:"25s"`
 }
 
 // LoadConfig reads the settings from an environment, under our names and under
@@ -62,15 +52,7 @@ func LoadOperatorConfig(into any, environment map[string]string) error {
 
 // Validate implements config.Validator.
 func (c *Config) Validate() error {
-	faults := []error{c.Store.Validate(), c.Keys.Validate(), c.Previous.ValidatePrevious(), c.AWS.Validate(), c.Identity.Validate()}
-	for i, address := range c.WebVaultOrigins {
-		origin, err := httpx.Origin(address)
-		if err != nil {
-			faults = append(faults, fmt.Errorf("%sWEB_VAULT_ORIGINS: %w", config.Prefix, err))
-			continue
-		}
-		c.WebVaultOrigins[i] = origin
-	}
+	faults := []error{c.Store.Validate(), c.Wrapping.Validate(), c.AWS.Validate(), c.Serving.Validate(), c.Pages.Validate(), c.Identity.Validate()}
 	if c.PathPrefix = strings.TrimRight(c.PathPrefix, "/"); !pathPrefix.MatchString(c.PathPrefix) {
 		faults = append(faults, fmt.Errorf("%sPATH_PREFIX=%s: it is not a path such as /key-connector, of letters, digits and . _ ~ -", config.Prefix, c.PathPrefix))
 	}
@@ -83,16 +65,7 @@ func (c *Config) Validate() error {
 		}
 		c.AllowedOrganizations[i] = parsed.String()
 	}
-	if c.DataKeyMaxAge < time.Minute {
-		faults = append(faults, fmt.Errorf("%sDATA_KEY_MAX_AGE=%s: less than a minute would ask the KMS at nearly every request", config.Prefix, c.DataKeyMaxAge))
-	}
-	if c.RequestTimeout < time.Second {
-		faults = append(faults, fmt.Errorf("%sREQUEST_TIMEOUT=%s: less than a second is too short to unwrap a data key", config.Prefix, c.RequestTimeout))
-	}
 	return errors.Join(faults...)
 }
 
 var pathPrefix = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)*$`)
-
-// HasPrevious tells whether there is a previous key.
-func (c *Config) HasPrevious() bool { return c.Previous.Kind != "" }

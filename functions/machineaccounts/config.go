@@ -2,31 +2,20 @@ package machineaccounts
 
 import (
 	"errors"
-	"fmt"
-	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/config"
-	"github.com/latchkey-fn/latchkey/shared/httpx"
 )
 
 // Config is all that the management of machine accounts can be told.
 type Config struct {
 	Store config.Store
-	Keys  config.Keys
-	// Previous is the key that data keys may still be wrapped under.
-	Previous  config.Keys `envPrefix:"PREVIOUS_"`
-	AWS       config.AWS
+	config.Wrapping
+	AWS config.AWS
+	config.Serving
+	config.Pages
 	Identity  config.Identity
 	Operators config.Operators
 	Sessions  config.Sessions
-
-	// WebVaultOrigins are the sites of web vaults; browsers let their pages
-	// call.
-	WebVaultOrigins []string `env:"WEB_VAULT_ORIGINS"`
-	// DataKeyMaxAge is how long an unwrapped data key stays in memory.
-	DataKeyMaxAge time.Duration `env:"DATA_KEY_MAX_AGE" envDefault:"1h"`
-	// RequestTimeout bounds one request.
-	RequestTimeout time.Duration `env:"REQUEST_TIMEOUT" envDefault:"25s"`
 }
 
 // LoadConfig reads the settings from an environment.
@@ -38,23 +27,8 @@ func LoadConfig(environment map[string]string) (Config, []string, error) {
 
 // Validate implements config.Validator.
 func (c *Config) Validate() error {
-	faults := []error{
-		c.Store.Validate(), c.Keys.Validate(), c.Previous.ValidatePrevious(), c.AWS.Validate(),
+	return errors.Join(
+		c.Store.Validate(), c.Wrapping.Validate(), c.AWS.Validate(), c.Serving.Validate(), c.Pages.Validate(),
 		c.Identity.Validate(), c.Operators.Validate(), c.Sessions.Validate(),
-	}
-	for i, address := range c.WebVaultOrigins {
-		origin, err := httpx.Origin(address)
-		if err != nil {
-			faults = append(faults, fmt.Errorf("%sWEB_VAULT_ORIGINS: %w", config.Prefix, err))
-			continue
-		}
-		c.WebVaultOrigins[i] = origin
-	}
-	if c.DataKeyMaxAge < time.Minute {
-		faults = append(faults, fmt.Errorf("%sDATA_KEY_MAX_AGE=%s: less than a minute would ask the KMS at nearly every request", config.Prefix, c.DataKeyMaxAge))
-	}
-	if c.RequestTimeout < time.Second {
-		faults = append(faults, fmt.Errorf("%sREQUEST_TIMEOUT=%s: less than a second is too short to unwrap a data key", config.Prefix, c.RequestTimeout))
-	}
-	return errors.Join(faults...)
+	)
 }

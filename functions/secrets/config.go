@@ -3,27 +3,22 @@ package secrets
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/config"
-	"github.com/latchkey-fn/latchkey/shared/httpx"
 )
 
 // Config is all that projects and secrets can be told.
 type Config struct {
 	Store config.Store
 	AWS   config.AWS
+	config.Serving
+	config.Pages
 	// Identity is the provider of people; without one machines alone are
 	// served.
 	Identity  config.Identity
 	Operators config.Operators
 	Sessions  config.Sessions
 
-	// WebVaultOrigins are the sites of web vaults; browsers let their pages
-	// call.
-	WebVaultOrigins []string `env:"WEB_VAULT_ORIGINS"`
-	// RequestTimeout bounds one request.
-	RequestTimeout time.Duration `env:"REQUEST_TIMEOUT" envDefault:"25s"`
 	// MaxAnswer is how many bytes an answer can have where the host bounds that,
 	// as AWS Lambda does; 0: any number. What would be larger is refused before
 	// it begins.
@@ -43,18 +38,7 @@ func LoadConfig(environment map[string]string) (Config, []string, error) {
 // Validate implements config.Validator.
 func (c *Config) Validate() error {
 	faults := []error{
-		c.Store.Validate(), c.AWS.Validate(), c.Identity.ValidateOptional(), c.Operators.Validate(), c.Sessions.Validate(),
-	}
-	for i, address := range c.WebVaultOrigins {
-		origin, err := httpx.Origin(address)
-		if err != nil {
-			faults = append(faults, fmt.Errorf("%sWEB_VAULT_ORIGINS: %w", config.Prefix, err))
-			continue
-		}
-		c.WebVaultOrigins[i] = origin
-	}
-	if c.RequestTimeout < time.Second {
-		faults = append(faults, fmt.Errorf("%sREQUEST_TIMEOUT=%s: less than a second is too short to list secrets", config.Prefix, c.RequestTimeout))
+		c.Store.Validate(), c.AWS.Validate(), c.Serving.Validate(), c.Pages.Validate(), c.Identity.ValidateOptional(), c.Operators.Validate(), c.Sessions.Validate(),
 	}
 	if c.MaxAnswer != 0 && c.MaxAnswer < minMaxAnswer {
 		faults = append(faults, fmt.Errorf("%sMAX_ANSWER=%d: a single secret can need %d bytes; 0 is no limit", config.Prefix, c.MaxAnswer, minMaxAnswer))

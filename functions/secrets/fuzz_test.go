@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/latchkey-fn/latchkey/providers/stores/memory"
+	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/encstring"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
@@ -46,7 +47,7 @@ func FuzzBodies(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, which uint8, body string) {
-		h := openWith(t, memory.New(), Config{RequestTimeout: 5 * time.Second})
+		h := openWith(t, memory.New(), Config{Serving: config.Serving{RequestTimeout: 5 * time.Second}})
 		p := h.project()
 		s := h.secret("value", p)
 		h.machine("robot", grants{p: machine.ToWrite}, nil, machine.Token{})

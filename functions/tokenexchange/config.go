@@ -2,8 +2,6 @@ package tokenexchange
 
 import (
 	"errors"
-	"fmt"
-	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/config"
 )
@@ -11,17 +9,10 @@ import (
 // Config is all that the exchange can be told.
 type Config struct {
 	Store config.Store
-	Keys  config.Keys
-	// Previous is the key that data keys may still be wrapped under, until
-	// `latchkey data-keys rewrap` was run.
-	Previous config.Keys `envPrefix:"PREVIOUS_"`
-	AWS      config.AWS
+	config.Wrapping
+	AWS config.AWS
+	config.Serving
 	Sessions config.Sessions
-
-	// DataKeyMaxAge is how long an unwrapped data key stays in memory.
-	DataKeyMaxAge time.Duration `env:"DATA_KEY_MAX_AGE" envDefault:"1h"`
-	// RequestTimeout bounds one request.
-	RequestTimeout time.Duration `env:"REQUEST_TIMEOUT" envDefault:"25s"`
 }
 
 // LoadConfig reads the settings from an environment.
@@ -33,12 +24,5 @@ func LoadConfig(environment map[string]string) (Config, []string, error) {
 
 // Validate implements config.Validator.
 func (c *Config) Validate() error {
-	faults := []error{c.Store.Validate(), c.Keys.Validate(), c.Previous.ValidatePrevious(), c.AWS.Validate(), c.Sessions.Validate()}
-	if c.DataKeyMaxAge < time.Minute {
-		faults = append(faults, fmt.Errorf("%sDATA_KEY_MAX_AGE=%s: less than a minute would ask the KMS at nearly every request", config.Prefix, c.DataKeyMaxAge))
-	}
-	if c.RequestTimeout < time.Second {
-		faults = append(faults, fmt.Errorf("%sREQUEST_TIMEOUT=%s: less than a second is too short to unwrap a data key", config.Prefix, c.RequestTimeout))
-	}
-	return errors.Join(faults...)
+	return errors.Join(c.Store.Validate(), c.Wrapping.Validate(), c.AWS.Validate(), c.Serving.Validate(), c.Sessions.Validate())
 }

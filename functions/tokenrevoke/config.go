@@ -2,26 +2,19 @@ package tokenrevoke
 
 import (
 	"errors"
-	"fmt"
-	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/config"
-	"github.com/latchkey-fn/latchkey/shared/httpx"
 )
 
 // Config is all that the revocation can be told.
 type Config struct {
-	Store     config.Store
-	AWS       config.AWS
+	Store config.Store
+	AWS   config.AWS
+	config.Serving
+	config.Pages
 	Identity  config.Identity
 	Operators config.Operators
 	Sessions  config.Sessions
-
-	// WebVaultOrigins are the sites of web vaults; browsers let their pages
-	// call.
-	WebVaultOrigins []string `env:"WEB_VAULT_ORIGINS"`
-	// RequestTimeout bounds one request.
-	RequestTimeout time.Duration `env:"REQUEST_TIMEOUT" envDefault:"25s"`
 }
 
 // LoadConfig reads the settings from an environment.
@@ -33,19 +26,7 @@ func LoadConfig(environment map[string]string) (Config, []string, error) {
 
 // Validate implements config.Validator.
 func (c *Config) Validate() error {
-	faults := []error{
-		c.Store.Validate(), c.AWS.Validate(), c.Identity.Validate(), c.Operators.Validate(), c.Sessions.Validate(),
-	}
-	for i, address := range c.WebVaultOrigins {
-		origin, err := httpx.Origin(address)
-		if err != nil {
-			faults = append(faults, fmt.Errorf("%sWEB_VAULT_ORIGINS: %w", config.Prefix, err))
-			continue
-		}
-		c.WebVaultOrigins[i] = origin
-	}
-	if c.RequestTimeout < time.Second {
-		faults = append(faults, fmt.Errorf("%sREQUEST_TIMEOUT=%s: less than a second is too short to revoke", config.Prefix, c.RequestTimeout))
-	}
-	return errors.Join(faults...)
+	return errors.Join(
+		c.Store.Validate(), c.AWS.Validate(), c.Serving.Validate(), c.Pages.Validate(), c.Identity.Validate(), c.Operators.Validate(), c.Sessions.Validate(),
+	)
 }

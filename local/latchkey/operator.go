@@ -14,16 +14,23 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
+	"github.com/latchkey-fn/latchkey/shared/machine"
+	"github.com/latchkey-fn/latchkey/shared/signing"
 	"github.com/latchkey-fn/latchkey/shared/store"
 	"github.com/latchkey-fn/latchkey/shared/userkey"
 )
+
+// ringNames are the rings of all functions: Key Connector's, and the two of
+// Secrets Manager.
+var ringNames = []string{userkey.Ring, machine.Ring, signing.Ring}
 
 // operator is what the operators' commands work on: the store, and for those
 // that touch data keys, the key.
 type operator struct {
 	house.Closers
 	users *userkey.Keys
-	ring  *keyring.Ring
+	// rings are those of all functions, by name.
+	rings map[string]*keyring.Ring
 	audit audit.Log
 	name  string
 }
@@ -86,9 +93,12 @@ func openOperator(ctx context.Context, t *terminal, s keySettings) (*operator, e
 		return nil, err
 	}
 	o.Add(parts)
-	ring := keyring.Config{Name: userkey.Ring, Store: store.New(parts.Store), Key: parts.Key, Previous: parts.Previous}
-	o.ring = keyring.New(ring)
-	o.users = userkey.New(ring.Store, o.ring, log)
+	documents := store.New(parts.Store)
+	o.rings = map[string]*keyring.Ring{}
+	for _, name := range ringNames {
+		o.rings[name] = keyring.New(keyring.Config{Name: name, Store: documents, Key: parts.Key, Previous: parts.Previous})
+	}
+	o.users = userkey.New(documents, o.rings[userkey.Ring], log)
 	return o, nil
 }
 

@@ -209,7 +209,7 @@ func readSecretFiles(values map[string]string, fields []field) []error {
 	var faults []error
 	for _, f := range fields {
 		path, ok := values[f.variable+fileSuffix]
-		if !f.secret || !ok {
+		if !f.secret || !ok || path == "" { // a variable without a value counts as not set
 			continue
 		}
 		if values[f.variable] != "" {

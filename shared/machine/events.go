@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/latchkey-fn/latchkey/shared/audit"
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
@@ -50,6 +52,9 @@ var actions = map[Type]string{
 	AccountCreated: "service-account.create", AccountDeleted: "service-account.delete",
 	TokenCreated: "access-token.create", TokenRevoked: "access-token.revoke", TokenRotated: "access-token.rotate",
 }
+
+// eventsAtOnce bounds the writes that the events of one request make at a time.
+const eventsAtOnce = 8
 
 // eventLife is how long stored events can be read; the log keeps them as long
 // as it is kept.
@@ -109,19 +114,25 @@ func (m *Machines) Done(ctx context.Context, a Access, what Type, account, token
 	if account == "" || what == SecretRetrieved || what == ProjectRetrieved {
 		return
 	}
+	var writes errgroup.Group
+	writes.SetLimit(eventsAtOnce)
 	for _, subject := range subjects {
-		now := m.now().UTC()
-		_, err := m.events.Put(ctx, store.Record[Event]{
-			ID: eventID(now), Parent: account, Lookup: token, Expires: now.Add(eventLife),
-			Value: Event{
-				Type: what, Date: now, Organization: a.Organization, Account: account, Token: token,
-				Subject: subject, Actor: a.Actor(), Address: a.Address,
-			},
-		}, store.Absent())
-		if err != nil {
-			m.logger.ErrorContext(ctx, "an event could not be stored", slog.Int("type", int(what)), slog.String("subject", subject), slog.String("error", err.Error()))
-		}
+		writes.Go(func() error {
+			now := m.now().UTC()
+			_, err := m.events.Put(ctx, store.Record[Event]{
+				ID: eventID(now), Parent: account, Lookup: token, Expires: now.Add(eventLife),
+				Value: Event{
+					Type: what, Date: now, Organization: a.Organization, Account: account, Token: token,
+					Subject: subject, Actor: a.Actor(), Address: a.Address,
+				},
+			}, store.Absent())
+			if err != nil {
+				m.logger.ErrorContext(ctx, "an event could not be stored", slog.Int("type", int(what)), slog.String("subject", subject), slog.String("error", err.Error()))
+			}
+			return nil // what was done is done
+		})
 	}
+	_ = writes.Wait() // none returns an error
 }
 
 // EventQuery selects events of one service account.

@@ -77,7 +77,7 @@ type signer struct {
 func newSigner(private any, public jose.JSONWebKey) (*signer, error) {
 	made, err := jose.NewSigner(jose.SigningKey{
 		Algorithm: jose.SignatureAlgorithm(public.Algorithm), Key: jose.JSONWebKey{Key: private, KeyID: public.KeyID},
-	}, (&jose.SignerOptions{}).WithType("at+jwt"))
+	}, (&jose.SignerOptions{}).WithType(Type))
 	if err != nil {
 		return nil, fmt.Errorf("%w: a private key cannot be used for %s", fault.Lost, public.Algorithm)
 	}

@@ -110,7 +110,10 @@ func New(c Config) *Keys {
 	return k
 }
 
-// Sign gives claims as a JSON Web Token of the type at+jwt (RFC 9068). The first
+// Type is what the header of a session says that it is (RFC 9068).
+const Type = "at+jwt"
+
+// Sign gives claims as a JSON Web Token of that Type. The first
 // use ever makes the first key.
 func (k *Keys) Sign(ctx context.Context, claims any) (string, error) {
 	payload, err := json.Marshal(claims)

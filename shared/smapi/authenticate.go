@@ -13,6 +13,7 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/httpx"
 	"github.com/latchkey-fn/latchkey/shared/machine"
+	"github.com/latchkey-fn/latchkey/shared/signing"
 )
 
 // What the sessions of machines say of themselves, as in the original.
@@ -21,8 +22,6 @@ const (
 	SessionType = "ServiceAccount"
 	// SessionScope is the one element of the claim scope.
 	SessionScope = "api.secrets"
-	// SessionHeader is the header's typ.
-	SessionHeader = "at+jwt"
 
 	typeClaim         = "type"
 	organizationClaim = "organization"
@@ -114,7 +113,7 @@ func (c *callers) Authenticate(r *http.Request) (machine.Caller, error) {
 	return c.people.caller(token), nil
 }
 
-var sessionPolicy = auth.Policy{Scopes: []string{SessionScope}, Types: []string{SessionHeader}}
+var sessionPolicy = auth.Policy{Scopes: []string{SessionScope}, Types: []string{signing.Type}}
 
 func (c *callers) session(r *http.Request, raw string) (machine.Caller, error) {
 	token, err := c.sessions.Verify(r.Context(), raw, sessionPolicy)

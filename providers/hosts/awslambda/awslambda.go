@@ -38,8 +38,9 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
 
-// MaxBody bounds a request's body, in bytes, before any handler sees it.
-const MaxBody = 1 << 20
+// MaxBody bounds a request's body, in bytes, before any handler sees it: what
+// Lambda carries. Functions bound theirs further.
+const MaxBody = 6 << 20
 
 // reserve is what is kept of Lambda's time for writing the answer; at most a
 // quarter of what is left.
