@@ -11,115 +11,30 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
 
-// policyRequest is one policy of a list. In granted-policies grantedId names
-// what is granted; elsewhere granteeId names whom to.
-type policyRequest struct {
-	GranteeID string `json:"granteeId"`
-	GrantedID string `json:"grantedId"`
-	Read      bool   `json:"read"`
-	Write     bool   `json:"write"`
-}
-
-func errNotUnique() error { return machine.Invalid("Resources must be unique") }
-
-// rightsOf reads a list of policies, whose ids id gives.
-func rightsOf(policies []policyRequest, id func(policyRequest) (string, error)) (map[string]machine.Rights, error) {
-	rights := make(map[string]machine.Rights, len(policies))
-	for _, policy := range policies {
-		id, err := id(policy)
-		if err != nil {
-			return nil, err
-		}
-		if _, twice := rights[id]; twice {
-			return nil, errNotUnique()
-		}
-		rights[id] = machine.Rights{Read: policy.Read, Write: policy.Write}
-	}
-	for _, r := range rights {
-		if !r.Read {
-			return nil, machine.Invalid("Resources must be Read = true")
-		}
-	}
-	return rights, nil
-}
-
-func uuidOf(text string) (string, error) {
-	ids, err := smapi.IDs([]string{text})
-	if err != nil {
-		return "", err
-	}
-	return ids[0], nil
-}
-
-func granteePerson(p policyRequest) (string, error)  { return p.GranteeID, nil }
-func granteeAccount(p policyRequest) (string, error) { return uuidOf(p.GranteeID) }
-func grantedProject(p policyRequest) (string, error) { return uuidOf(p.GrantedID) }
-
 // missing is the problem of a list that is not there at all. It would replace
 // every policy by none.
 func missing(name string) error {
 	return machine.Fields{name: {"The " + name + " field is required."}}.Problem()
 }
 
-type peopleRequest struct {
-	Users  []policyRequest `json:"userAccessPolicyRequests"`
-	Groups []policyRequest `json:"groupAccessPolicyRequests"`
-}
-
 func readPeople(r smapi.Request) (machine.People, error) {
-	var body peopleRequest
+	var body smapi.PeopleRequest
 	if err := r.Read(&body); err != nil {
 		return machine.People{}, err
 	}
 	if body.Users == nil && body.Groups == nil {
 		return machine.People{}, missing("userAccessPolicyRequests")
 	}
-	users, err := rightsOf(body.Users, granteePerson)
-	if err != nil {
-		return machine.People{}, err
-	}
-	groups, err := rightsOf(body.Groups, granteePerson)
-	if err != nil {
-		return machine.People{}, err
-	}
-	people := machine.People{Users: users, Groups: groups}
-	return people, people.Check()
-}
-
-type userPolicy struct {
-	OrganizationUserID   string `json:"organizationUserId"`
-	OrganizationUserName string `json:"organizationUserName"`
-	CurrentUser          bool   `json:"currentUser"`
-	Read                 bool   `json:"read"`
-	Write                bool   `json:"write"`
-}
-
-type groupPolicy struct {
-	GroupID            string `json:"groupId"`
-	GroupName          string `json:"groupName"`
-	CurrentUserInGroup bool   `json:"currentUserInGroup"`
-	Read               bool   `json:"read"`
-	Write              bool   `json:"write"`
+	return body.Read()
 }
 
 type peopleAnswer struct {
-	Users  []userPolicy  `json:"userAccessPolicies"`
-	Groups []groupPolicy `json:"groupAccessPolicies"`
-	Object string        `json:"object"`
+	smapi.People
+	Object string `json:"object"`
 }
 
-// answerPeople names users and groups by their ids: there is no directory here.
 func answerPeople(a machine.Access, people machine.People, object string) peopleAnswer {
-	answer := peopleAnswer{Users: []userPolicy{}, Groups: []groupPolicy{}, Object: object}
-	for _, id := range slices.Sorted(maps.Keys(people.Users)) {
-		r := people.Users[id]
-		answer.Users = append(answer.Users, userPolicy{id, id, id == a.Subject(), r.Read, r.Write})
-	}
-	for _, id := range slices.Sorted(maps.Keys(people.Groups)) {
-		r := people.Groups[id]
-		answer.Groups = append(answer.Groups, groupPolicy{id, id, slices.Contains(a.Groups(), id), r.Read, r.Write})
-	}
-	return answer
+	return peopleAnswer{smapi.NewPeople(a, people), object}
 }
 
 // Who may see the policies of something is who may change them.
@@ -221,16 +136,9 @@ func (h *handler) putProjectPeople(r smapi.Request) (any, error) {
 	return answerPeople(a, people, projectPeopleObject), nil
 }
 
-type accountPolicy struct {
-	ServiceAccountID   string `json:"serviceAccountId"`
-	ServiceAccountName string `json:"serviceAccountName"`
-	Read               bool   `json:"read"`
-	Write              bool   `json:"write"`
-}
-
 type projectAccountsAnswer struct {
-	Policies []accountPolicy `json:"serviceAccountAccessPolicies"`
-	Object   string          `json:"object"`
+	Policies []smapi.AccountPolicy `json:"serviceAccountAccessPolicies"`
+	Object   string                `json:"object"`
 }
 
 func (h *handler) getProjectAccounts(r smapi.Request) (any, error) {
@@ -246,15 +154,11 @@ func (h *handler) answerProjectAccounts(ctx context.Context, a machine.Access, p
 	if err != nil {
 		return nil, err
 	}
-	answer := projectAccountsAnswer{Policies: []accountPolicy{}, Object: "projectServiceAccountsAccessPolicies"}
-	for _, holder := range holders {
-		answer.Policies = append(answer.Policies, accountPolicy{holder.ID, holder.Name, holder.Read, holder.Write})
-	}
-	return answer, nil
+	return projectAccountsAnswer{smapi.NewAccountPolicies(holders), "projectServiceAccountsAccessPolicies"}, nil
 }
 
 type projectAccountsRequest struct {
-	Policies []policyRequest `json:"serviceAccountAccessPolicyRequests"`
+	Policies []smapi.PolicyRequest `json:"serviceAccountAccessPolicyRequests"`
 }
 
 func (h *handler) putProjectAccounts(r smapi.Request) (any, error) {
@@ -269,7 +173,7 @@ func (h *handler) putProjectAccounts(r smapi.Request) (any, error) {
 	if body.Policies == nil {
 		return nil, missing("serviceAccountAccessPolicyRequests")
 	}
-	want, err := rightsOf(body.Policies, granteeAccount)
+	want, err := smapi.RightsOf(body.Policies, smapi.PolicyRequest.Account)
 	if err != nil {
 		return nil, err
 	}
@@ -354,7 +258,7 @@ func (h *handler) getGranted(r smapi.Request) (any, error) {
 }
 
 type grantedRequest struct {
-	Policies []policyRequest `json:"projectGrantedPolicyRequests"`
+	Policies []smapi.PolicyRequest `json:"projectGrantedPolicyRequests"`
 }
 
 func (h *handler) putGranted(r smapi.Request) (any, error) {
@@ -369,7 +273,7 @@ func (h *handler) putGranted(r smapi.Request) (any, error) {
 	if body.Policies == nil {
 		return nil, missing("projectGrantedPolicyRequests")
 	}
-	want, err := rightsOf(body.Policies, grantedProject)
+	want, err := smapi.RightsOf(body.Policies, smapi.PolicyRequest.Granted)
 	if err != nil {
 		return nil, err
 	}

@@ -152,7 +152,7 @@ func (h *handler) limits(ctx context.Context, a machine.Access, texts []string) 
 	}
 	slices.Sort(ids)
 	if len(slices.Compact(ids)) != len(texts) {
-		return nil, errNotUnique()
+		return nil, machine.Invalid("Resources must be unique")
 	}
 	projects, err := h.projects(ctx, a)
 	if err != nil {

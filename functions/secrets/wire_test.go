@@ -562,9 +562,9 @@ func TestPoliciesOfASecret(t *testing.T) {
 		}
 	}
 	policies := get[policiesAnswer](h, "ann", "GET /secrets/"+s+"/access-policies", nil)
-	if policies.Object != "secretAccessPolicies" || len(policies.Users) != 1 || policies.Users[0] != (userPolicy{"ann", "ann", true, true, true}) ||
-		len(policies.Groups) != 1 || policies.Groups[0] != (groupPolicy{"team", "team", false, true, false}) ||
-		len(policies.Accounts) != 1 || policies.Accounts[0].ID != account || policies.Accounts[0].Name == "" || !policies.Accounts[0].Read || policies.Accounts[0].Write {
+	if policies.Object != "secretAccessPolicies" || len(policies.Users) != 1 || policies.Users[0] != (smapi.UserPolicy{OrganizationUserID: "ann", OrganizationUserName: "ann", CurrentUser: true, Read: true, Write: true}) ||
+		len(policies.Groups) != 1 || policies.Groups[0] != (smapi.GroupPolicy{GroupID: "team", GroupName: "team", Read: true}) ||
+		len(policies.Accounts) != 1 || policies.Accounts[0].ServiceAccountID != account || policies.Accounts[0].ServiceAccountName == "" || !policies.Accounts[0].Read || policies.Accounts[0].Write {
 		t.Errorf("%+v", policies)
 	}
 	h.notFound("bob", "GET /secrets/"+s+"/access-policies", nil)
