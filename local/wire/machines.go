@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -505,5 +507,60 @@ func ownProject(t *testing.T, target Machines) {
 	listed := strict(t, c.call(t, other, "GET /api/organizations/"+o.id+"/secrets", ""), "secrets", "projects")
 	if secrets := elements(t, listed, "secrets"); len(secrets) != 0 {
 		t.Errorf("a foreign secret is listed: %v", secrets)
+	}
+}
+
+// RunRevocation revokes a token while many of its sessions ask several
+// instances over one store, each again and again: no request that begins after
+// the revocation was answered succeeds.
+func RunRevocation(t *testing.T, instances []Machines, sessions int) {
+	o := instances[0].newOrganization(t)
+	account, token := o.newMachine(t)
+	var (
+		revoked          atomic.Bool
+		before, after    atomic.Int64
+		together, warmUp sync.WaitGroup
+	)
+	together.Add(sessions)
+	warmUp.Add(sessions)
+	for i := range sessions {
+		target := instances[i%len(instances)]
+		c := target.dial(t)
+		session, _ := c.login(t, token, o.id)
+		list := request{method: http.MethodGet, path: "/organizations/" + o.id + "/secrets", token: session}
+		api := Target{URL: target.URL + "/api", Client: target.Client}
+		go func() {
+			defer together.Done()
+			for n := 0; after.Load() < int64(10*sessions); n++ {
+				isAfter := revoked.Load()
+				a, err := api.try(t, list)
+				switch {
+				case err != nil:
+					t.Error(err)
+				case a.status == http.StatusOK && isAfter:
+					t.Error("a request that began after the revocation succeeded")
+				case a.status != http.StatusOK && a.status != http.StatusUnauthorized:
+					t.Errorf("%d %s", a.status, a.body)
+				case isAfter:
+					after.Add(1)
+				case a.status == http.StatusOK:
+					before.Add(1)
+				}
+				if n == 1 {
+					warmUp.Done()
+				}
+				if err != nil {
+					return
+				}
+			}
+		}()
+	}
+	warmUp.Wait()
+	o.operate(t, http.MethodPost, "/service-accounts/"+account+"/access-tokens/revoke", asJSON(map[string]any{"ids": []string{token.ID}}), nil)
+	revoked.Store(true)
+	together.Wait()
+	t.Logf("%d sessions over %d instances: %d requests succeeded before, %d were refused after", sessions, len(instances), before.Load(), after.Load())
+	if before.Load() < int64(sessions) || after.Load() < int64(10*sessions) {
+		t.Errorf("%d requests before and %d after are too few to tell", before.Load(), after.Load())
 	}
 }

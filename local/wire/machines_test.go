@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"testing"
 
 	"github.com/latchkey-fn/latchkey/local/house"
@@ -13,20 +14,19 @@ import (
 )
 
 // secretsManager is Secrets Manager in this process, over https.
-func secretsManager(t *testing.T, store map[string]string) wire.Machines {
+func secretsManager(t *testing.T, operators string, parts ...map[string]string) wire.Machines {
 	t.Helper()
-	_, operators := identity(t)
-	c, _, err := house.LoadSecretsManager(settings(operators, store, softwareKey(t)))
+	c, _, err := house.LoadSecretsManager(settings(operators, parts...))
 	if err != nil {
 		t.Fatal(err)
 	}
 	silent := slog.New(slog.DiscardHandler)
-	parts, err := house.Open(t.Context(), c.Settings(), silent)
+	opened, err := house.Open(t.Context(), c.Settings(), silent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { closeIt(t, parts) })
-	functions, err := c.Functions(parts, silent)
+	t.Cleanup(func() { closeIt(t, opened) })
+	functions, err := c.Functions(opened, silent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,6 +46,29 @@ func TestMachinesInProcess(t *testing.T) {
 		"SQLite":             sqliteFile,
 		"minidyn's DynamoDB": minidynTable,
 	} {
-		t.Run(name, func(t *testing.T) { wire.RunMachines(t, secretsManager(t, store(t))) })
+		t.Run(name, func(t *testing.T) {
+			_, operators := identity(t)
+			wire.RunMachines(t, secretsManager(t, operators, store(t), softwareKey(t)))
+		})
+	}
+}
+
+// Fifty sessions, five instances, one store: see wire.RunRevocation.
+func TestARevokedTokenIsDeadAtTheNextRequestOfEveryInstance(t *testing.T) {
+	for name, store := range map[string]func(*testing.T) map[string]string{
+		"SQLite": sqliteFile, "minidyn's DynamoDB": minidynTable,
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, operators := identity(t)
+			shared, key := store(t), softwareKey(t)
+			if err := os.WriteFile(key["LATCHKEY_SOFTWARE_KEY_PATH"], keyFile(t), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var instances []wire.Machines
+			for range 5 {
+				instances = append(instances, secretsManager(t, operators, shared, key))
+			}
+			wire.RunRevocation(t, instances, 50)
+		})
 	}
 }
