@@ -245,8 +245,12 @@ func (b *bench) measureRoutes(ctx context.Context, store string, rounds int, rou
 	var results []result
 	for _, r := range routes {
 		b.say("  %s: %s", store, r.what)
-		if err := r.check(); err != nil {
-			return nil, fmt.Errorf("%s: %w", r.what, err)
+		// A whole run over moto takes minutes, and what answers was checked over
+		// SQLite before.
+		if tally == nil || b.quick {
+			if err := r.check(); err != nil {
+				return nil, fmt.Errorf("%s: %w", r.what, err)
+			}
 		}
 		var note string
 		if tally != nil {
@@ -263,7 +267,7 @@ func (b *bench) measureRoutes(ctx context.Context, store string, rounds int, rou
 				return nil, fmt.Errorf("%s: %w", r.what, err)
 			}
 			if round == 0 && tally != nil {
-				note = tally.take().String()
+				note = tally.take().String() + "; the time is moto's above all"
 			}
 			times, most, allocated = append(times, milliseconds(used.took)), append(most, used.most), append(allocated, used.allocated)
 			size = used.answered

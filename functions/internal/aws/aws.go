@@ -1,10 +1,10 @@
-// Package aws is what the functions' mains on AWS Lambda have in common. A binary
-// carries only what its main calls: one that opens no key links no KMS client.
+// Package aws is what the functions' mains on AWS Lambda have in common. What
+// those with a KMS key need besides is in package keys, so that the others link
+// no KMS client.
 package aws
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -14,11 +14,9 @@ import (
 
 	"github.com/latchkey-fn/latchkey/providers/awsconfig"
 	"github.com/latchkey-fn/latchkey/providers/hosts/awslambda"
-	"github.com/latchkey-fn/latchkey/providers/keys/awskms"
 	"github.com/latchkey-fn/latchkey/providers/stores/dynamodb"
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
-	"github.com/latchkey-fn/latchkey/shared/kms"
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
 
@@ -59,21 +57,4 @@ func Store(account aws.Config, c config.Store) (store.Driver, error) {
 		return nil, fmt.Errorf("%w: %sSTORE=%s: this binary has %s only", fault.Invalid, config.Prefix, c.Kind, config.StoreDynamoDB)
 	}
 	return dynamodb.New(account, dynamodb.Config{Table: c.DynamoDBTable, Endpoint: c.DynamoDBEndpoint}), nil
-}
-
-// Keys opens the KMS key of the settings and the one before it, if there is
-// one, and refuses any other provider.
-func Keys(account aws.Config, current, previous config.Keys) (kms.Unwrapper, []kms.Unwrapper, error) {
-	open := func(variable string, k config.Keys) (kms.Unwrapper, error) {
-		if k.Kind != config.KeysAWSKMS {
-			return nil, fmt.Errorf("%w: %s%s=%s: this binary has %s only", fault.Invalid, config.Prefix, variable, k.Kind, config.KeysAWSKMS)
-		}
-		return awskms.New(account, awskms.Config{KeyID: k.AWSKMSKeyID, Endpoint: k.AWSKMSEndpoint, Symmetric: k.AWSKMSSymmetric}), nil
-	}
-	key, err := open("KEYS", current)
-	if previous.Kind == "" {
-		return key, nil, err
-	}
-	before, previousErr := open("PREVIOUS_KEYS", previous)
-	return key, []kms.Unwrapper{before}, errors.Join(err, previousErr)
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 
 	"github.com/latchkey-fn/latchkey/functions/internal/aws"
+	"github.com/latchkey-fn/latchkey/functions/internal/aws/keys"
 	"github.com/latchkey-fn/latchkey/functions/tokenexchange"
 )
 
@@ -20,7 +21,7 @@ func open(ctx context.Context, c tokenexchange.Config, log *slog.Logger) (http.H
 		return nil, err
 	}
 	documents, storeErr := aws.Store(account, c.Store)
-	key, previous, keyErr := aws.Keys(account, c.Keys, c.Previous)
+	key, previous, keyErr := keys.Open(account, c.Keys, c.Previous)
 	if err := errors.Join(storeErr, keyErr); err != nil {
 		return nil, err
 	}
