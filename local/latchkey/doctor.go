@@ -10,21 +10,21 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
-	"github.com/latchkey-fn/latchkey/functions/keyconnector"
 	"github.com/latchkey-fn/latchkey/local/house"
+	"github.com/latchkey-fn/latchkey/shared/auth"
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/kms"
 	"github.com/latchkey-fn/latchkey/shared/store"
-	"github.com/latchkey-fn/latchkey/shared/userkey"
 )
 
 // doctorTimeout bounds each of the doctor's questions.
 const doctorTimeout = 20 * time.Second
 
 func newDoctor(t *terminal) *cobra.Command {
-	return &cobra.Command{
+	var names []string
+	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check the settings against the real services, line by line",
 		Long: `Check the settings against the real services: whether the store takes and gives
@@ -33,8 +33,10 @@ server's keys can be had. Nothing is changed but one probe document in the
 store, which expires after a minute; an empty store and a software key are made
 where there are none, as serve does.`,
 		Args: noArguments,
-		RunE: func(c *cobra.Command, _ []string) error { return doctor(c.Context(), t) },
+		RunE: func(c *cobra.Command, _ []string) error { return doctor(c.Context(), t, names) },
 	}
+	addFunctions(c, &names)
+	return c
 }
 
 // finding is one line of the doctor's.
@@ -93,9 +95,9 @@ func advice(err error) string {
 	return "\n" + what
 }
 
-func doctor(ctx context.Context, t *terminal) error {
+func doctor(ctx context.Context, t *terminal, names []string) error {
 	r := &report{t: t}
-	faults := examine(ctx, r)
+	faults := examine(ctx, r, names)
 	failed := 0
 	for _, f := range r.findings {
 		if f.Outcome == outcomeFailed {
@@ -113,22 +115,26 @@ func doctor(ctx context.Context, t *terminal) error {
 
 // examine opens each part by itself, so that one that fails does not hide what
 // is wrong with the others.
-func examine(ctx context.Context, r *report) (err error) {
-	settings, warnings, err := keyconnector.LoadConfig(config.Environment())
+func examine(ctx context.Context, r *report, names []string) (err error) {
+	chosen, err := loadFunctions(names)
 	if err != nil {
+		if errors.Is(err, errUsage) {
+			return err
+		}
 		r.add("settings", outcomeFailed, err.Error())
 		return fmt.Errorf("%w settings: nothing else was checked", fault.Invalid)
 	}
+	settings := chosen.settings
 	r.add("settings", outcomeOK, fmt.Sprintf("store %s, keys %s", settings.Store.Kind, settings.Keys.Kind))
-	for _, w := range warnings {
+	for _, w := range chosen.warnings {
 		r.add("settings", outcomeWarning, w)
 	}
-	warn(r, settings)
+	warn(r, chosen)
 
 	var opened house.Closers
 	defer func() { err = errors.Join(err, opened.Close()) }()
 	log := logger(r.t.err)
-	ring := keyring.Config{Name: userkey.Ring}
+	var ring keyring.Config
 	usable := r.ask(ctx, "store", func(ctx context.Context) (string, error) {
 		driver, err := house.OpenStore(ctx, settings.Store, settings.AWS)
 		if err != nil {
@@ -152,40 +158,50 @@ func examine(ctx context.Context, r *report) (err error) {
 		return key
 	}
 	ring.Key = openKey("key", settings.Keys)
-	if settings.HasPrevious() {
+	if settings.Previous.Kind != "" {
 		ring.Previous = []kms.Unwrapper{openKey("previous key", settings.Previous)}
 	}
 	if usable { // asking a token again with a PIN that it refused may lock it
-		r.ask(ctx, "data keys", func(ctx context.Context) (string, error) { return probeRing(ctx, keyring.New(ring)) })
+		for _, ring.Name = range chosen.rings() {
+			r.ask(ctx, "data keys", func(ctx context.Context) (string, error) {
+				detail, err := probeRing(ctx, keyring.New(ring))
+				return ring.Name + ": " + detail, err
+			})
+		}
 	} else {
 		r.add("data keys", outcomeWarning, "not checked, because store or key failed")
 	}
 	r.ask(ctx, "identity", func(ctx context.Context) (string, error) {
-		// Only the verifier is used, which needs neither store nor key.
-		function, err := keyconnector.New(settings, keyconnector.Parts{Logger: log})
+		verifier, err := auth.New(auth.Config{
+			IdentityURL: chosen.identity.URL, Issuer: chosen.identity.Issuer, KeysFile: chosen.identity.KeysFile,
+			CAFile: chosen.identity.CAFile, Algorithms: chosen.algorithms, Log: log,
+		})
 		if err != nil {
 			return "", err
 		}
-		return "the keys that tokens are verified with are there", function.Verifier.Ready(ctx)
+		return "the keys that tokens are verified with are there", verifier.Ready(ctx)
 	})
 	return nil
 }
 
-func warn(r *report, c keyconnector.Config) {
-	if c.Store.Kind == config.StoreMemory {
-		r.add("store", outcomeWarning, "memory: every key is gone when the process ends")
+func warn(r *report, f functions) {
+	if f.settings.Store.Kind == config.StoreMemory {
+		r.add("store", outcomeWarning, "memory: everything is gone when the process ends")
 	}
-	if err := existing(c.Store); err != nil && c.Store.Kind != config.StoreMemory {
+	if err := existing(f.settings.Store); err != nil && f.settings.Store.Kind != config.StoreMemory {
 		r.add("store", outcomeWarning, err.Error()+" yet; is the path right? An empty store is made now")
 	}
-	if c.Keys.Kind == config.KeysSoftware {
+	if f.settings.Keys.Kind == config.KeysSoftware {
 		r.add("key", outcomeWarning, "software: whoever reads the key file can read every user's key; for development only")
 	}
-	if len(c.WebVaultOrigins) == 0 {
+	if len(f.origins) == 0 {
 		r.add("browsers", outcomeWarning, config.Prefix+"WEB_VAULT_ORIGINS is not set: web vaults will report a CORS error, unless they are served under the same host")
 	}
-	if len(c.AllowedOrganizations) == 0 {
+	if f.keyConnector != nil && len(f.keyConnector.AllowedOrganizations) == 0 {
 		r.add("members", outcomeWarning, config.Prefix+"ALLOWED_ORGANIZATIONS is not set: every user of the identity server is served")
+	}
+	if f.secretsManager != nil && strings.HasPrefix(f.secretsManager.Secrets.Sessions.PublicURL, "http://") {
+		r.add("address", outcomeWarning, config.Prefix+"PUBLIC_URL begins with http://: released clients insist on https")
 	}
 }
 

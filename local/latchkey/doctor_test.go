@@ -218,7 +218,7 @@ func TestTheDoctorEndsWithACount(t *testing.T) {
 func TestTheDoctorWarns(t *testing.T) {
 	use(t, func(t *testing.T) { t.Setenv("LATCHKEY_STORE", "memory") })
 	t.Setenv("LATCHKEY_PAHT_PREFIX", "/key-connector")
-	run(t, "doctor").want(t, 0, "warning", "LATCHKEY_PAHT_PREFIX is not a setting", "memory: every key is gone",
+	run(t, "doctor").want(t, 0, "warning", "LATCHKEY_PAHT_PREFIX is not a setting", "memory: everything is gone",
 		"for development only", "LATCHKEY_WEB_VAULT_ORIGINS", "LATCHKEY_ALLOWED_ORGANIZATIONS")
 
 	useSQLite(t)
@@ -270,4 +270,19 @@ func closedPort(t *testing.T) string {
 	}
 	defer closeIt(t, listener)
 	return "http://" + listener.Addr().String()
+}
+
+func TestTheDoctorExaminesSecretsManager(t *testing.T) {
+	use(t, stores["SQLite"])
+	set(t, map[string]string{"LATCHKEY_PUBLIC_URL": "http://127.0.0.1:5000"})
+	got := run(t, "doctor", "--functions", "key-connector,secrets-manager").want(t, 0, "user-keys: none yet", "access-tokens: none yet", "signing-keys: none yet", "released clients insist on https")
+	if strings.Contains(got.out, "FAILED") {
+		t.Error(got.out)
+	}
+	set(t, map[string]string{"LATCHKEY_PUBLIC_URL": "secrets.example.org", "LATCHKEY_OPERATOR_RULES": "=x"})
+	got = run(t, "doctor", "--functions", "secrets-manager").want(t, exitUsage, "LATCHKEY_PUBLIC_URL", "LATCHKEY_OPERATOR_RULES")
+	if strings.Count(got.out, "LATCHKEY_PUBLIC_URL") != 1 {
+		t.Errorf("a fault that four functions find is told more than once:\n%s", got.out)
+	}
+	run(t, "doctor", "--functions", "coffee").want(t, exitUsage, "key-connector and secrets-manager")
 }

@@ -17,6 +17,9 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/buildinfo"
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/machine"
+	"github.com/latchkey-fn/latchkey/shared/signing"
+	"github.com/latchkey-fn/latchkey/shared/userkey"
 )
 
 // drainTime is how long requests in flight may go on after a signal to stop.
@@ -51,7 +54,7 @@ give a certificate here, or put a reverse proxy in front. Secrets Manager is at
 		RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), t, f) },
 	}
 	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:5000", "address and port; port 0 chooses a free one")
-	c.Flags().StringSliceVar(&f.functions, "functions", []string{functionKeyConnector}, "what to serve, separated by commas: "+functionKeyConnector+", "+functionSecretsManager)
+	addFunctions(c, &f.functions)
 	c.Flags().StringVar(&f.tlsCert, "tls-cert", "", "file with the certificate chain in PEM, for https")
 	c.Flags().StringVar(&f.tlsKey, "tls-key", "", "file with the certificate's private key in PEM")
 	return c
@@ -94,14 +97,34 @@ func serve(ctx context.Context, t *terminal, f serveFlags) (err error) {
 	return serveUntilDone(ctx, listener, handler, log)
 }
 
+// addFunctions adds the flag that chooses functions.
+func addFunctions(c *cobra.Command, names *[]string) {
+	c.Flags().StringSliceVar(names, "functions", []string{functionKeyConnector}, "which, separated by commas: "+functionKeyConnector+", "+functionSecretsManager)
+}
+
 // functions are the settings of those that one process serves, which share
 // their store and keys.
 type functions struct {
 	keyConnector   *keyconnector.Config
 	secretsManager *house.SecretsManager
 	settings       house.Settings
-	path           string // of Key Connector
+	identity       config.Identity
+	algorithms     []string // that the identity server may sign with; none: the usual one
+	origins        []string // of web vaults
+	path           string   // of Key Connector
 	warnings       []string
+}
+
+// rings are the names of the functions' keyrings.
+func (f functions) rings() []string {
+	var names []string
+	if f.keyConnector != nil {
+		names = append(names, userkey.Ring)
+	}
+	if f.secretsManager != nil {
+		names = append(names, machine.Ring, signing.Ring)
+	}
+	return names
 }
 
 // loadFunctions reads the settings of the functions with these names from the
@@ -114,12 +137,13 @@ func loadFunctions(names []string) (functions, error) {
 		switch name {
 		case functionKeyConnector:
 			c, unread, err := keyconnector.LoadConfig(config.Environment())
-			f.keyConnector, f.path = &c, c.PathPrefix
+			f.keyConnector, f.path, f.identity, f.origins = &c, c.PathPrefix, c.Identity, c.WebVaultOrigins
 			f.settings = house.Settings{Store: c.Store, AWS: c.AWS, Keys: c.Keys, Previous: c.Previous}
 			warnings, faults = append(warnings, unread), append(faults, err)
 		case functionSecretsManager:
 			c, unread, err := house.LoadSecretsManager(config.Environment())
 			f.secretsManager, f.settings = &c, c.Settings()
+			f.identity, f.algorithms, f.origins = c.MachineAccounts.Identity, c.MachineAccounts.Operators.Algorithms, c.MachineAccounts.WebVaultOrigins
 			warnings, faults = append(warnings, unread), append(faults, err)
 		default:
 			return functions{}, fmt.Errorf("%w: --functions %s: choose of %s and %s", errUsage, name, functionKeyConnector, functionSecretsManager)

@@ -551,7 +551,7 @@ func TestRetryingEndsWithTheContext(t *testing.T) {
 func TestOnlyConflictsAreRetried(t *testing.T) {
 	for _, want := range []error{nil, errBroken, fault.NotFound, fault.Transient, fmt.Errorf("%w: %w", fault.Lost, fault.Conflict)} {
 		tries := 0
-		if err := store.Retry(t.Context(), func() error { tries++; return want }); err != want || tries != 1 { //nolint:errorlint // the same, not one like it
+		if err := store.Retry(t.Context(), func() error { tries++; return want }); err != want || tries != 1 {
 			t.Errorf("%v became %v after %d tries", want, err, tries)
 		}
 	}
