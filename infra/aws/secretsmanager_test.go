@@ -82,7 +82,7 @@ func TestPoliciesAllowWhatSecretsManagerDoesWithThem(t *testing.T) {
 		return connect(seen[function], emulator.URL)
 	})
 	mux := http.NewServeMux()
-	house.Gather(mux, functions)
+	house.SecretsManager{}.Gather(mux, functions)
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	wire.RunMachines(t, wire.Machines{URL: server.URL, Operators: operators, Client: server.Client()})

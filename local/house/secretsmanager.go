@@ -122,9 +122,11 @@ func below(prefix string, routes []string) []string {
 }
 
 // Gather has a mux send each request to the function whose route it is, as the
-// API in front of the functions does. Which methods a path has is left to the
-// function; what of the API is nobody's route is answered by the last.
-func Gather(mux *http.ServeMux, functions []Function) {
+// API in front of the functions does: at the root, and below the path of the
+// public address, which a reverse proxy may cut or not. Which methods a path has
+// is left to the function; what of the API is nobody's route is answered by the
+// last.
+func (c SecretsManager) Gather(mux *http.ServeMux, functions []Function) {
 	patterns := map[string]Function{smapi.Prefix + "/": functions[len(functions)-1]}
 	for _, f := range functions {
 		for _, route := range f.Routes {
@@ -134,5 +136,8 @@ func Gather(mux *http.ServeMux, functions []Function) {
 	}
 	for pattern, f := range patterns {
 		mux.Handle(pattern, f)
+		if own := c.Secrets.Sessions.Path(); own != "" {
+			mux.Handle(own+pattern, f)
+		}
 	}
 }

@@ -143,7 +143,7 @@ func startManager(t *testing.T) *manager {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	house.Gather(mux, functions)
+	settings.Gather(mux, functions)
 	server.Config.Handler = mux
 	server.Config.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	server.StartTLS()

@@ -171,7 +171,7 @@ func (f functions) open(parts *house.Parts, log *slog.Logger) (http.Handler, err
 		if err != nil {
 			return nil, err
 		}
-		house.Gather(mux, list)
+		f.secretsManager.Gather(mux, list)
 	}
 	return mux, nil
 }

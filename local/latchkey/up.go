@@ -275,7 +275,7 @@ func (f upFlags) handler(ctx context.Context, t *terminal, parts *house.Closers,
 			return nil, err
 		}
 		mux.Handle("/", kc)
-		house.Gather(mux, list)
+		secretsManager.Gather(mux, list)
 		return mux, nil
 	}
 	// Functions that nobody asks contact nothing: these only tell their paths.
@@ -297,7 +297,7 @@ func (f upFlags) handler(ctx context.Context, t *terminal, parts *house.Closers,
 		}
 		list[i].Handler = runtime.Handler()
 	}
-	house.Gather(mux, list)
+	secretsManager.Gather(mux, list)
 	return mux, nil
 }
 

@@ -49,6 +49,7 @@ func RunMachines(t *testing.T, target Machines) {
 		{"a revoked token's session ends with the reason", revokedSession},
 		{"a failed exchange says no more than it should", failedExchanges},
 		{"a machine reaches its own project alone", ownProject},
+		{"operators manage what machines use", operatorsDay},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, target) })
 	}
@@ -507,6 +508,70 @@ func ownProject(t *testing.T, target Machines) {
 	listed := strict(t, c.call(t, other, "GET /api/organizations/"+o.id+"/secrets", ""), "secrets", "projects")
 	if secrets := elements(t, listed, "secrets"); len(secrets) != 0 {
 		t.Errorf("a foreign secret is listed: %v", secrets)
+	}
+}
+
+// operatorsDay goes through what the web vault and the command do besides.
+func operatorsDay(t *testing.T, target Machines) {
+	o := target.newOrganization(t)
+	first, second := o.newProject(t, "first"), o.newProject(t, "second")
+	account, token := o.newMachine(t, first)
+	c := target.dial(t)
+	session, _ := c.login(t, token, o.id)
+	inOrganization := "/organizations/" + o.id
+
+	var settings struct{ Enabled bool }
+	o.operate(t, http.MethodPut, inOrganization+"/secrets-manager", asJSON(map[string]any{"keyCheck": o.key.Encrypt(o.id), "maxTokenLifetimeSeconds": 86400}), &settings)
+	if !settings.Enabled {
+		t.Error("the organization is not enabled")
+	}
+	for _, path := range []string{
+		inOrganization + "/sm-counts", "/projects/" + first + "/sm-counts", "/service-accounts/" + account + "/sm-counts",
+		inOrganization + "/access-policies/people/potential-grantees", inOrganization + "/access-policies/projects/potential-grantees",
+		inOrganization + "/access-policies/service-accounts/potential-grantees", inOrganization + "/secrets-manager",
+		inOrganization + "/service-accounts?includeAccessToSecrets=true", "/service-accounts/" + account + "/access-tokens?includeRevoked=true",
+		"/service-accounts/" + account + "/granted-policies", "/projects/" + first + "/access-policies/service-accounts",
+		"/sm/events/service-accounts/" + account,
+	} {
+		o.operate(t, http.MethodGet, path, "", nil)
+	}
+	person := asJSON(map[string]any{"userAccessPolicyRequests": []map[string]any{{"granteeId": uuid.NewString(), "read": true, "write": true}}, "groupAccessPolicyRequests": []string{}})
+	for _, thing := range []string{"/service-accounts/" + account, "/projects/" + first} {
+		o.operate(t, http.MethodPut, thing+"/access-policies/people", person, nil)
+		o.operate(t, http.MethodGet, thing+"/access-policies/people", "", nil)
+	}
+
+	// A secret's whole life: made, edited, moved, restored, deleted, purged.
+	var secret withID
+	o.operate(t, http.MethodPost, inOrganization+"/secrets", o.secretBody(first, "key", "one", ""), &secret)
+	o.operate(t, http.MethodPut, "/secrets/"+secret.ID, o.secretBody(second, "key", "two", ""), nil)
+	var versions struct{ Data []withID }
+	o.operate(t, http.MethodGet, "/secrets/"+secret.ID+"/versions", "", &versions)
+	if len(versions.Data) != 1 {
+		t.Fatalf("%d versions", len(versions.Data))
+	}
+	o.operate(t, http.MethodPut, "/secrets/"+secret.ID+"/versions/restore", asJSON(map[string]string{"versionId": versions.Data[0].ID}), nil)
+	o.operate(t, http.MethodGet, "/secrets/"+secret.ID+"/access-policies", "", nil)
+	for range 2 {
+		o.operate(t, http.MethodPost, "/secrets/delete", asJSON([]string{secret.ID}), nil)
+		o.operate(t, http.MethodGet, "/secrets/"+o.id+"/trash", "", nil)
+		o.operate(t, http.MethodPost, "/secrets/"+o.id+"/trash/restore", asJSON([]string{secret.ID}), nil)
+	}
+	var archive json.RawMessage
+	o.operate(t, http.MethodGet, "/sm/"+o.id+"/export", "", &archive)
+	o.operate(t, http.MethodPost, "/sm/"+o.id+"/import", string(archive), nil)
+	o.operate(t, http.MethodPost, "/secrets/delete", asJSON([]string{secret.ID}), nil)
+	o.operate(t, http.MethodPost, "/secrets/"+o.id+"/trash/empty", asJSON([]string{secret.ID}), nil)
+	o.operate(t, http.MethodPost, "/projects/delete", asJSON([]string{second}), nil)
+
+	// The holder gives the token a new secret, and then its account goes.
+	rotated := strict(t, c.call(t, session, "POST /api/access-tokens/rotate", asJSON(map[string]string{"clientSecret": token.ClientSecret})), "id", "clientSecret", "object")
+	token.ClientSecret = rotated["clientSecret"].(string)
+	session, _ = c.login(t, token, o.id)
+	o.operate(t, http.MethodPost, "/service-accounts/delete", asJSON([]string{account}), nil)
+	a := c.call(t, session, "GET /api"+inOrganization+"/secrets", "")
+	if a.status != http.StatusUnauthorized || !strings.Contains(a.body, "deleted") {
+		t.Errorf("a deleted account's session got %d %s", a.status, a.body)
 	}
 }
 

@@ -31,7 +31,7 @@ func secretsManager(t *testing.T, operators string, parts ...map[string]string) 
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	house.Gather(mux, functions)
+	c.Gather(mux, functions)
 	server := httptest.NewTLSServer(mux)
 	t.Cleanup(server.Close)
 	roots := x509.NewCertPool()
