@@ -43,13 +43,6 @@ func LoadConfig(environment map[string]string) (Config, []string, error) {
 	return c, warnings, err
 }
 
-// LoadOperatorConfig reads a part of the settings, for an operator's command
-// that runs in the environment of the function and needs no more of it.
-func LoadOperatorConfig(into any, environment map[string]string) error {
-	_, err := config.Load(into, config.Source{Environment: environment, Aliases: officialNames})
-	return err
-}
-
 // Validate implements config.Validator.
 func (c *Config) Validate() error {
 	faults := []error{c.Store.Validate(), c.Wrapping.Validate(), c.AWS.Validate(), c.Serving.Validate(), c.Pages.Validate(), c.Identity.Validate()}

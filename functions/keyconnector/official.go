@@ -2,6 +2,7 @@ package keyconnector
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/latchkey-fn/latchkey/shared/config"
@@ -44,6 +45,10 @@ var officialNames = []config.Alias{
 	official("certificate__filesystemPath", "CERTIFICATE_PATH"),
 	official("certificate__filesystemPassword", "CERTIFICATE_PASSWORD"),
 }
+
+// OfficialNames are those of the official Key Connector's settings that have a
+// meaning here.
+func OfficialNames() []config.Alias { return slices.Clone(officialNames) }
 
 func official(name, to string) config.Alias {
 	return config.Alias{Name: officialPrefix + name, To: to}

@@ -183,6 +183,7 @@ func (h *handler) deleteAccounts(r smapi.Request) (any, error) {
 		problem := ""
 		if err := h.machines.DeleteAccount(r.Context(), r.Caller, id); fault.Of(err) == fault.NotFound {
 			problem = smapi.AccessDenied
+			h.machines.Denied(r.Context(), r.Caller, machine.AccountDeleted, id)
 		} else if err != nil {
 			return nil, err
 		}

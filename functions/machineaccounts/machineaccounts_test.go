@@ -3,6 +3,7 @@ package machineaccounts_test
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -64,6 +65,21 @@ func (b *buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.Buffer.String()
+}
+
+// audited are the events of the audit log so far.
+func (h *house) audited(t testing.TB) (events []object) {
+	t.Helper()
+	for line := range strings.Lines(h.logs.String()) {
+		var event object
+		if err := json.Unmarshal([]byte(line), &event); err != nil {
+			t.Fatal(err)
+		}
+		if event["msg"] == "audit" {
+			events = append(events, event)
+		}
+	}
+	return events
 }
 
 func settings(identity string) map[string]string {
@@ -142,15 +158,21 @@ type object = map[string]any
 // send makes a request, and holds the answer to what is true of all of them.
 func (h *house) send(t testing.TB, token, method, path string, body any) (*httptest.ResponseRecorder, object) {
 	t.Helper()
-	content, isText := body.(string)
-	if !isText && body != nil {
+	var content io.Reader
+	switch body := body.(type) {
+	case nil:
+	case string:
+		content = strings.NewReader(body)
+	case io.Reader:
+		content = body
+	default:
 		encoded, err := json.Marshal(body)
 		if err != nil {
 			t.Fatal(err)
 		}
-		content = string(encoded)
+		content = bytes.NewReader(encoded)
 	}
-	r := httptest.NewRequestWithContext(t.Context(), method, "/secrets-manager/api"+path, strings.NewReader(content))
+	r := httptest.NewRequestWithContext(t.Context(), method, "/secrets-manager/api"+path, content)
 	r.Header.Set("Content-Type", "application/json")
 	r.RemoteAddr = "192.0.2.7:4711"
 	if token != "" {

@@ -121,7 +121,7 @@ func (h *handler) getProjectPeople(r smapi.Request) (any, error) {
 }
 
 func (h *handler) putProjectPeople(r smapi.Request) (any, error) {
-	a, record, err := h.project(r, machine.ToWrite)
+	id, err := r.ID("id")
 	if err != nil {
 		return nil, err
 	}
@@ -129,10 +129,10 @@ func (h *handler) putProjectPeople(r smapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.secrets.SetProjectPeople(r.Context(), record.ID, people); err != nil {
+	a, err := h.secrets.SetProjectPeople(r.Context(), r.Caller, id, people)
+	if err != nil {
 		return nil, err
 	}
-	h.machines.Record(r.Context(), a, "project.set-people", record.ID)
 	return answerPeople(a, people, projectPeopleObject), nil
 }
 
@@ -162,7 +162,7 @@ type projectAccountsRequest struct {
 }
 
 func (h *handler) putProjectAccounts(r smapi.Request) (any, error) {
-	a, record, err := h.project(r, machine.ToWrite)
+	id, err := r.ID("id")
 	if err != nil {
 		return nil, err
 	}
@@ -177,37 +177,11 @@ func (h *handler) putProjectAccounts(r smapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.mayGrant(r.Context(), a, record.ID, want); err != nil {
+	a, err := h.secrets.SetProjectAccounts(r.Context(), r.Caller, id, want)
+	if err != nil {
 		return nil, err
 	}
-	if err := h.machines.SetProjectAccounts(r.Context(), a.Organization, record.ID, want); err != nil {
-		return nil, err
-	}
-	h.machines.Record(r.Context(), a, "project.set-service-accounts", record.ID)
-	return h.answerProjectAccounts(r.Context(), a, record.ID)
-}
-
-// mayGrant tells whether the caller may administer each account that would get
-// more rights on the project than it has. Taking them away needs no more than
-// the right to write the project.
-func (h *handler) mayGrant(ctx context.Context, a machine.Access, project string, want map[string]machine.Rights) error {
-	if a.IsAdmin() || len(want) == 0 {
-		return nil
-	}
-	granted := maps.Clone(want)
-	for account, err := range h.machines.Accounts(ctx, a.Organization) {
-		if err != nil {
-			return err
-		}
-		rights := account.Value.Projects[project]
-		if rights.Cover(granted[account.ID]) || a.Account(account.Value.People).Cover(machine.ToWrite) {
-			delete(granted, account.ID)
-		}
-	}
-	if len(granted) > 0 {
-		return machine.NotFound()
-	}
-	return nil
+	return h.answerProjectAccounts(r.Context(), a, id)
 }
 
 type grantedPolicy struct {

@@ -2,6 +2,7 @@ package machineaccounts_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -87,11 +88,15 @@ func TestTheSecretsThatAnAccountReachesAreCounted(t *testing.T) {
 	h.newSecret(t, other)
 	h.newSecret(t)
 	ctx := t.Context()
+	admin, err := machine.OfPerson(machine.Person{Role: func(string) machine.Role { return machine.Admin }}).In(h.org)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, err := range []error{
 		h.machines.GrantProject(ctx, account, readable, machine.ToRead),
-		h.machines.SetSecretAccounts(ctx, h.org, both, map[string]machine.Rights{account: machine.ToRead}),
-		h.machines.SetSecretAccounts(ctx, h.org, single, map[string]machine.Rights{account: machine.ToRead}),
-		h.machines.SetSecretAccounts(ctx, h.org, uuid.NewString(), map[string]machine.Rights{account: machine.ToRead}), // gone
+		h.machines.SetSecretAccounts(ctx, admin, both, map[string]machine.Rights{account: machine.ToRead}),
+		h.machines.SetSecretAccounts(ctx, admin, single, map[string]machine.Rights{account: machine.ToRead}),
+		h.machines.SetSecretAccounts(ctx, admin, uuid.NewString(), map[string]machine.Rights{account: machine.ToRead}), // gone
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -628,8 +633,18 @@ func TestWhoMayDoWhat(t *testing.T) {
 				status = http.StatusOK
 			}
 			h.driver.Reset()
+			before := len(h.audited(t))
 			if w, _ := h.send(t, c.token, o.method, o.path, body); w.Code != status {
 				t.Errorf("%s: %s %s: %d %s, want %d", name, o.method, o.path, w.Code, w.Body, status)
+			}
+			events := h.audited(t)[before:]
+			if len(events) == 0 {
+				t.Errorf("%s: %s %s: there is no audit event", name, o.method, o.path)
+			}
+			for _, event := range events {
+				if (event["outcome"] == "allowed") != (status == http.StatusOK) || event["action"] == nil || status == http.StatusOK && (event["actor"] == nil || event["subject"] == nil) {
+					t.Errorf("%s: %s %s: %d, and the audit event is %v", name, o.method, o.path, status, event)
+				}
 			}
 			if n := h.driver.Calls(storetest.Put, storetest.Delete); status != http.StatusOK && n != 0 {
 				t.Errorf("%s: %s %s: %d writes", name, o.method, o.path, n)
@@ -641,12 +656,76 @@ func TestWhoMayDoWhat(t *testing.T) {
 		t.Errorf("the machine reads %q", message)
 	}
 	for _, token := range []string{others, groups} {
+		before := len(h.audited(t))
 		results := list(t, h.do(t, token, http.MethodPost, "/service-accounts/delete", []string{machineAccount}))
 		if (results[0]["error"] == nil) != (token == groups) {
 			t.Errorf("%v", results)
 		}
+		event := h.audited(t)[before]
+		if want := map[bool]string{true: "allowed", false: "refused"}[token == groups]; event["outcome"] != want || event["action"] != "service-account.delete" || event["subject"] != machineAccount {
+			t.Errorf("the audit event is %v", event)
+		}
 	}
 	h.refused(t, h.session(t, machineAccount, id(made)), http.MethodPost, "/service-accounts/delete", []string{machineAccount}, http.StatusUnauthorized, "")
+}
+
+// late is a body before which something happens.
+type late struct {
+	*strings.Reader
+	once func()
+}
+
+func (l *late) Read(b []byte) (int, error) {
+	if l.once != nil {
+		l.once()
+		l.once = nil
+	}
+	return l.Reader.Read(b)
+}
+
+func TestARightThatIsTakenAwayWhileTheBodyArrivesIsGone(t *testing.T) {
+	h := open(t)
+	machineAccount := h.newAccount(t, h.alice)
+	bob, bobs := h.member(t)
+	writes := map[string]machine.Rights{bob: machine.ToWrite}
+	for route, body := range map[string]object{
+		"people":           {"userAccessPolicyRequests": policies("granteeId", writes)},
+		"service-accounts": {"serviceAccountAccessPolicyRequests": policies("granteeId", map[string]machine.Rights{machineAccount: machine.ToWrite})},
+	} {
+		for _, lost := range []string{"nothing", "the project", "the account"} {
+			t.Run(route+" without "+lost, func(t *testing.T) {
+				project := "/projects/" + h.newProject(t)
+				h.setPeople(t, project, writes, nil)
+				h.setPeople(t, "/service-accounts/"+machineAccount, writes, nil)
+				before := h.do(t, h.alice, http.MethodGet, project+"/access-policies/service-accounts", nil)
+				text, err := json.Marshal(body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				status := http.StatusNotFound
+				arriving := &late{Reader: strings.NewReader(string(text)), once: func() {
+					switch lost {
+					case "the project":
+						h.setPeople(t, project, nil, nil)
+					case "the account":
+						h.setPeople(t, "/service-accounts/"+machineAccount, nil, nil)
+					}
+				}}
+				if lost == "nothing" || lost == "the account" && route == "people" {
+					status = http.StatusOK
+				}
+				h.refused(t, bobs, http.MethodPut, project+"/access-policies/"+route, arriving, status, "")
+				people := h.do(t, h.alice, http.MethodGet, project+"/access-policies/people", nil)
+				if (len(objects(people["userAccessPolicies"])) == 0) != (lost == "the project") {
+					t.Errorf("the people are %v", people)
+				}
+				after := h.do(t, h.alice, http.MethodGet, project+"/access-policies/service-accounts", nil)
+				if changed := fmt.Sprint(after) != fmt.Sprint(before); changed != (route == "service-accounts" && status == http.StatusOK) {
+					t.Errorf("the machines are %v", after)
+				}
+			})
+		}
+	}
 }
 
 func TestMembersListWhatTheyCanRead(t *testing.T) {

@@ -165,10 +165,15 @@ func (tr *trial) closeTo(account string) {
 
 // setPeople writes the policies of people where they are kept.
 func (tr *trial) setPeople(people map[string]*machine.People) {
+	projects := store.NewCollection[secret.Project](tr.documents, "projects")
 	heads := store.NewCollection[secret.Head](tr.documents, "secrets")
 	for id, policies := range people {
 		if tr.projects[id] {
-			if err := tr.secrets.SetProjectPeople(tr.t.Context(), id, *policies); err != nil {
+			_, err := projects.Update(tr.t.Context(), id, func(project *store.Record[secret.Project]) error {
+				project.Value.People = *policies
+				return nil
+			})
+			if err != nil {
 				tr.t.Fatal(err)
 			}
 			continue

@@ -56,10 +56,13 @@ type importRequest struct {
 	Secrets  first[transferredSecret]  `json:"secrets"`
 }
 
+// imported is how much an archive holds, and how much of that was there before.
 type imported struct {
-	Projects int    `json:"projects"`
-	Secrets  int    `json:"secrets"`
-	Object   string `json:"object"`
+	Projects         int    `json:"projects"`
+	Secrets          int    `json:"secrets"`
+	ExistingProjects int    `json:"existingProjects"`
+	ExistingSecrets  int    `json:"existingSecrets"`
+	Object           string `json:"object"`
 }
 
 func (h *handler) importArchive(r smapi.Request) (any, error) {
@@ -86,8 +89,11 @@ func (h *handler) importArchive(r smapi.Request) (any, error) {
 			Key: s.Key, Value: s.Value, Note: s.Note, Projects: s.ProjectIDs,
 		}})
 	}
-	if err := h.secrets.Import(r.Context(), a, archive); err != nil {
+	before, err := h.secrets.Import(r.Context(), a, archive)
+	if err != nil {
 		return nil, err
 	}
-	return imported{len(archive.Projects), len(archive.Secrets), "secretsManagerImport"}, nil
+	return imported{
+		len(archive.Projects), len(archive.Secrets), before.ExistingProjects, before.ExistingSecrets, "secretsManagerImport",
+	}, nil
 }

@@ -622,8 +622,11 @@ func TestExportAndImport(t *testing.T) {
 		t.Errorf("%+v", exported)
 	}
 
-	// An import makes everything anew, beside what is there.
-	if got := get[imported](h, "admin", "POST /sm/"+organization+"/import", exported); got != (imported{1, 2, "secretsManagerImport"}) {
+	// An import makes everything anew, beside what is there, and once.
+	if got := get[imported](h, "admin", "POST /sm/"+organization+"/import", exported); got != (imported{1, 2, 0, 0, "secretsManagerImport"}) {
+		t.Errorf("%+v", got)
+	}
+	if got := get[imported](h, "admin", "POST /sm/"+organization+"/import", exported); got != (imported{1, 2, 1, 2, "secretsManagerImport"}) {
 		t.Errorf("%+v", got)
 	}
 	after := get[file](h, "admin", "GET /sm/"+organization+"/export", nil)
@@ -710,7 +713,8 @@ func TestMembersHaveWhatPoliciesGrantAndWhatTheyMake(t *testing.T) {
 	h.notFound("ann", "POST /organizations/"+organization+"/secrets", secretBody("v"))
 	h.notFound("bob", "GET /secrets/"+s, nil)
 	people := machine.People{Users: grants{"ann": machine.ToWrite}, Groups: grants{"team": machine.ToRead}}
-	if err := h.secrets.SetProjectPeople(t.Context(), p.ID, people); err != nil {
+	admin := machine.OfPerson(machine.Person{Role: func(string) machine.Role { return machine.Admin }})
+	if _, err := h.secrets.SetProjectPeople(t.Context(), admin, p.ID, people); err != nil {
 		t.Fatal(err)
 	}
 	if got := get[secretAnswer](h, "bob", "GET /secrets/"+s, nil); got.Write {
@@ -844,8 +848,8 @@ func TestWhatIsDoneIsInTheAuditLogAndChangesByMachinesAreEvents(t *testing.T) {
 	want := []string{
 		"project.create allowed " + p, "secret.create allowed " + first, "secret.create allowed " + second,
 		"secret.read allowed " + first, "secret.read allowed " + second,
-		"secret.edit allowed " + first, "secret.delete allowed " + second,
-		"secret.read refused <nil>", "project.delete allowed " + p,
+		"secret.list allowed " + organization, "secret.edit allowed " + first, "secret.delete allowed " + second,
+		"secret.read refused " + second, "project.delete allowed " + p,
 	}
 	if !slices.Equal(lines, want) {
 		t.Errorf("the audit log is\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
@@ -863,5 +867,71 @@ func TestWhatIsDoneIsInTheAuditLogAndChangesByMachinesAreEvents(t *testing.T) {
 		machine.SecretCreated, machine.SecretCreated, machine.SecretEdited, machine.SecretDeleted, machine.ProjectCreated, machine.ProjectDeleted,
 	}; !slices.Equal(types, want) {
 		t.Errorf("the events are %v, want %v", types, want)
+	}
+}
+
+func TestEveryRequestIsInTheAuditLog(t *testing.T) {
+	h := open(t)
+	p := h.project()
+	s := h.secret("1", p)
+	h.answer(t, "admin", "PUT /secrets/"+s, secretBody("2", p))
+	version := isList(t, h.answer(t, "admin", "GET /secrets/"+s+"/versions", nil))[0]["id"].(string)
+	h.machine("reader", grants{p: machine.ToRead}, nil, machine.Token{})
+	get[smapi.List[smapi.BulkResult]](h, "admin", "POST /secrets/delete", []string{h.secret("trashed", p)})
+	file := object{"projects": []object{{"id": "x", "name": key.Encrypt("n")}}, "secrets": []any{}}
+	for _, c := range []struct {
+		caller, route string
+		body          any
+		want          string // the last line
+	}{
+		{"reader", "GET /organizations/" + organization + "/projects", nil, "project.list allowed " + organization},
+		{"reader", "GET /organizations/" + organization + "/secrets", nil, "secret.list allowed " + organization},
+		{"reader", "GET /projects/" + p + "/secrets", nil, "secret.list allowed " + p},
+		{"reader", "GET /projects/" + p, nil, "project.read allowed " + p},
+		{"reader", "GET /organizations/" + organization + "/secrets/sync?lastSyncedDate=" + time.Now().UTC().Format(time.RFC3339Nano), nil, "secret.sync allowed " + organization},
+		{"reader", "GET /organizations/" + organization + "/secrets/sync", nil, "secret.read allowed " + s},
+		{"reader", "POST /secrets/get-by-ids", []string{}, "secret.read allowed <nil>"},
+		{"reader", "POST /secrets/get-by-ids", []string{s}, "secret.read allowed " + s},
+		{"reader", "POST /secrets/delete", []string{s}, "secret.delete refused " + s},
+		{"reader", "POST /projects/delete", []string{p}, "project.delete refused " + p},
+		{"reader", "POST /secret-versions/delete", []string{version}, "secret.edit refused " + s},
+		{"admin", "GET /secrets/" + s + "/access-policies", nil, "secret.read-policies allowed " + s},
+		{"admin", "GET /secrets/" + organization + "/trash", nil, "trash.list allowed " + organization},
+		{"admin", "POST /sm/" + organization + "/import", file, "organization.import allowed " + organization},
+		{"admin", "POST /sm/" + organization + "/import", file, "organization.import allowed " + organization},
+		{"admin", "GET /sm/" + organization + "/export", nil, "secret.read allowed " + s},
+	} {
+		before := h.logs.Len()
+		h.answer(t, c.caller, c.route, c.body)
+		var lines []string
+		for line := range strings.Lines(h.logs.String()[before:]) {
+			if entry := decode(t, []byte(line)); entry["msg"] == "audit" {
+				lines = append(lines, fmt.Sprint(entry["action"], " ", entry["outcome"], " ", entry["subject"]))
+			}
+		}
+		most := 1
+		if strings.HasSuffix(c.route, "/export") || strings.HasSuffix(c.route, "/import") {
+			most = 2 // with that of what was read or made
+		}
+		if len(lines) == 0 || len(lines) > most || lines[len(lines)-1] != c.want {
+			t.Errorf("%s %s is %q, want %q", c.caller, c.route, lines, c.want)
+		}
+		if strings.HasSuffix(c.route, "/export") && lines[0] != "organization.export allowed "+organization {
+			t.Errorf("%q", lines)
+		}
+	}
+}
+
+func TestAnImportThatBreaksOffIs503AndGoesOn(t *testing.T) {
+	h := open(t)
+	file := object{
+		"projects": []object{{"id": "x", "name": key.Encrypt("n")}},
+		"secrets":  []object{{"key": key.Encrypt("k"), "value": key.Encrypt("v"), "note": key.Encrypt(""), "projectIds": []string{"x"}, "id": "y"}},
+	}
+	h.driver.Inject(storetest.Fault{Method: storetest.Put, Collection: "secrets"})
+	h.refused("admin", "POST /sm/"+organization+"/import", file, http.StatusServiceUnavailable,
+		"The import broke off, and what was written by then remains. Please send the same encrypted file again: that continues where it stopped.")
+	if got := get[imported](h, "admin", "POST /sm/"+organization+"/import", file); got != (imported{1, 1, 1, 0, "secretsManagerImport"}) {
+		t.Errorf("%+v", got)
 	}
 }

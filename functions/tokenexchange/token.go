@@ -76,6 +76,7 @@ type claims struct {
 	Organization string   `json:"organization"`
 	Scope        []string `json:"scope"`
 	ID           string   `json:"jti"`
+	Generation   string   `json:"secret_generation,omitempty"`
 }
 
 // badRequest is a form that is not a client's; its text is the OAuth error.
@@ -163,6 +164,7 @@ func (h *handler) session(ctx context.Context, g machine.Granted) (tokenAnswer, 
 		Issuer: h.sessions.Issuer(), NotBefore: begin, IssuedAt: begin, Expires: begin + lasts,
 		ClientID: g.Token, Subject: g.Account, Type: smapi.SessionType, Organization: g.Organization,
 		Scope: []string{smapi.SessionScope}, ID: strings.ToUpper(hex.EncodeToString(id[:])),
+		Generation: smapi.Generation(g),
 	})
 	if err != nil {
 		return tokenAnswer{}, err

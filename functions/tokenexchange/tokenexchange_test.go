@@ -249,6 +249,7 @@ type claims struct {
 	Organization string   `json:"organization"`
 	Scope        []string `json:"scope"`
 	ID           string   `json:"jti"`
+	Generation   string   `json:"secret_generation"`
 }
 
 // claimsOf reads a session's claims with a key that is published somewhere.
@@ -522,7 +523,7 @@ func TestASessionEndsNoLaterThanItsSecret(t *testing.T) {
 			switch {
 			case c.former:
 				token.Former = &machine.Former{Hash: token.Hash, Until: now.Add(c.expires)}
-				token.Hash = accesstoken.Hash("another")
+				token.Hash, token.Generation = accesstoken.Hash("another"), 1
 			case c.expires != 0:
 				token.Expires = now.Add(c.expires)
 			}
@@ -723,6 +724,42 @@ func TestTheAPIKnowsTheSessionsUntilTheTokenIsRevoked(t *testing.T) {
 		if err != nil || caller.Token() != h.token.ID || caller.Machine() != h.account {
 			t.Fatalf("%s: %q, %q, %v", algorithm, caller.Token(), caller.Machine(), err)
 		}
+
+		// Without a grace every session of the former client secret is over, and
+		// the one that rotated can do nothing but that, once more.
+		rotating := r.Header.Clone()
+		r.Header.Set("Authorization", "Bearer "+*wantGranted(t, post(h, formOf(h.token))).AccessToken)
+		_, fresh, err := h.Machines.Rotate(t.Context(), caller, h.token.ClientSecret, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := api.Authenticate(r); fault.Of(err) != fault.Unauthenticated || !strings.Contains(err.Error(), "was replaced") {
+			t.Errorf("of a client secret that was replaced: %v", err)
+		}
+		r.Header = rotating
+		caller, err = api.Authenticate(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := caller.In(organization); fault.Of(err) != fault.Unauthenticated {
+			t.Errorf("the session that rotated can go on: %v", err)
+		}
+		if _, again, err := h.Machines.Rotate(t.Context(), caller, h.token.ClientSecret, 0); err != nil || again != fresh {
+			t.Errorf("the rotation cannot be repeated: %v", err)
+		}
+		h.token.ClientSecret = fresh
+		raw := *wantGranted(t, post(h, formOf(h.token))).AccessToken
+		if got := claimsOf(t, raw, h).Generation; got != "1" {
+			t.Errorf("the generation is %q", got)
+		}
+		r.Header.Set("Authorization", "Bearer "+raw)
+		if caller, err = api.Authenticate(r); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := caller.In(organization); err != nil {
+			t.Errorf("a session of the new client secret: %v", err)
+		}
+
 		h.change(t, h.token.ID, func(token *machine.Token) { token.Revoked = &machine.Deed{By: "user:alice"} })
 		if _, err := api.Authenticate(r); fault.Of(err) != fault.Unauthenticated {
 			t.Errorf("of a revoked token: %v", err)

@@ -110,6 +110,14 @@ type Settings struct {
 	Previous config.Keys
 }
 
+// LoadPart reads some of the functions' settings, for a command that runs in
+// their environment and needs no more of it: what only others read is not warned
+// of. The aliases are further names of the settings.
+func LoadPart(into any, environment map[string]string, aliases []config.Alias) error {
+	_, err := config.Load(into, config.Source{Environment: environment, Aliases: aliases})
+	return err
+}
+
 // Parts are the outside systems, open. Several functions can stand on them.
 type Parts struct {
 	Closers

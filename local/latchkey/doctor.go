@@ -117,17 +117,20 @@ func doctor(ctx context.Context, t *terminal, names []string) error {
 // is wrong with the others.
 func examine(ctx context.Context, r *report, names []string) (err error) {
 	chosen, err := loadFunctions(names)
-	if err != nil {
-		if errors.Is(err, errUsage) {
-			return err
-		}
-		r.add("settings", outcomeFailed, err.Error())
-		return fmt.Errorf("%w settings: nothing else was checked", fault.Invalid)
+	if errors.Is(err, errUsage) {
+		return err
 	}
-	settings := chosen.settings
-	r.add("settings", outcomeOK, fmt.Sprintf("store %s, keys %s", settings.Store.Kind, settings.Keys.Kind))
+	settings, examined := chosen.settings, "of "+strings.Join(names, " and ")+": "
+	if err != nil {
+		r.add("settings", outcomeFailed, examined+err.Error())
+	} else {
+		r.add("settings", outcomeOK, fmt.Sprintf("%sstore %s, keys %s", examined, settings.Store.Kind, settings.Keys.Kind))
+	}
 	for _, w := range chosen.warnings {
 		r.add("settings", outcomeWarning, w)
+	}
+	if err != nil {
+		return fmt.Errorf("%w settings: nothing else was checked", fault.Invalid)
 	}
 	warn(r, chosen)
 

@@ -1,14 +1,23 @@
 package main
 
 import (
+	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -209,17 +218,128 @@ func TestWhatIsWrongWithAKeyFileIsTold(t *testing.T) {
 	}
 }
 
-// Nothing of a file is left where it could not be written whole.
-func TestAFileThatCannotBeWrittenIsNotThere(t *testing.T) {
+// A file is there whole or not at all, and nothing else is left beside it.
+func TestAFileIsWrittenWholeOrNotAtAll(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+	path := filepath.Join(dir, "file")
+	wantOnly := func(content string) {
+		t.Helper()
+		entries, err := os.ReadDir(dir)
+		if err != nil || len(entries) != 1 {
+			t.Errorf("the folder has %v, %v", entries, err)
+		}
+		if now, err := os.ReadFile(path); err != nil || string(now) != content {
+			t.Errorf("the file holds %q, %v", now, err)
+		}
+	}
+	if err := writeNew(path, []byte("first")); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeNew(filepath.Join(dir, "file", "key.age"), []byte("x")); err == nil {
+	wantOnly("first")
+	if err := writeNew(path, []byte("second")); !errors.Is(err, os.ErrExist) || !strings.Contains(err.Error(), path) {
+		t.Errorf("it replaces a file: %v", err)
+	}
+	wantOnly("first")
+	if err := writeNew(filepath.Join(path, "key.age"), []byte("x")); err == nil {
 		t.Error("it is written below a file")
 	}
-	if err := writeNew(filepath.Join(dir, "file"), []byte("x")); !errors.Is(err, os.ErrExist) {
-		t.Errorf("it replaces a file: %v", err)
+	wantOnly("first")
+
+	// Of many at once one makes it, and nobody ever sees half of it.
+	race := filepath.Join(t.TempDir(), "race")
+	content := bytes.Repeat([]byte("x"), 1<<20)
+	var all sync.WaitGroup
+	var made atomic.Int32
+	for range 8 {
+		all.Go(func() {
+			if err := writeNew(race, content); err == nil {
+				made.Add(1)
+			} else if !errors.Is(err, os.ErrExist) {
+				t.Error(err)
+			}
+		})
+		all.Go(func() {
+			if now, err := os.ReadFile(race); err == nil && len(now) != len(content) {
+				t.Errorf("%d bytes are seen", len(now))
+			}
+		})
+	}
+	all.Wait()
+	if made.Load() != 1 {
+		t.Errorf("%d made it", made.Load())
+	}
+}
+
+// Where there are no links, as on FAT, the name is taken first.
+func TestAFileIsPublishedWithoutLinks(t *testing.T) {
+	noLinks := func(string, string) error { return errors.ErrUnsupported }
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	for _, want := range []error{nil, os.ErrExist} {
+		if err := os.WriteFile(from, []byte("content"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := publish(from, to, noLinks); !errors.Is(err, want) {
+			t.Errorf("it ends with %v, want %v", err, want)
+		}
+		if content, err := os.ReadFile(to); err != nil || string(content) != "content" {
+			t.Errorf("it holds %q, %v", content, err)
+		}
+	}
+	gone := filepath.Join(dir, "gone")
+	if err := publish(gone, filepath.Join(dir, "other"), noLinks); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("of no file: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "other")); err == nil {
+		t.Error("an empty file is left")
+	}
+}
+
+// The new key is deleted only where it is certain that it is not the
+// organisation's.
+func TestANewKeyStaysWhereItMayBeRegistered(t *testing.T) {
+	for name, spoil := range map[string]func(w http.ResponseWriter, r *http.Request, next http.Handler){
+		"a conflict with no reason": func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { w.WriteHeader(http.StatusConflict) },
+		"a server that is down": func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		},
+		"an answer that is lost": func(_ http.ResponseWriter, r *http.Request, next http.Handler) {
+			next.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := startManager(t).operator(t)
+			to, err := url.Parse(p.manager.url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			next := httputil.NewSingleHostReverseProxy(to)
+			var asked atomic.Bool
+			between := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case r.Method == http.MethodPut:
+					asked.Store(true)
+					spoil(w, r, next)
+				case asked.Load(): // whose key it is now cannot be read either
+					w.WriteHeader(http.StatusInternalServerError)
+				default:
+					next.ServeHTTP(w, r)
+				}
+			}))
+			between.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+			between.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+			between.StartTLS()
+			t.Cleanup(between.Close)
+
+			o := p.run("org", "create", "--server", between.URL)
+			o.want(t, exitFailed, "stays in "+p.keyFile(), "run this again")
+			if _, err := readKeyFile(p.keyFile(), passphrase); err != nil {
+				t.Fatalf("the key is gone: %v", err)
+			}
+			p.run("org", "create").want(t, 0, p.organization)
+			p.run("project", "create", "x").want(t, 0)
+		})
 	}
 }
 
@@ -353,68 +473,23 @@ func TestLifetimesAreInDaysToo(t *testing.T) {
 	}
 }
 
-// On a terminal, which script(1) pretends to be, what is secret is asked for and
-// not shown.
+// On a terminal what is secret is asked for, and not shown.
 func TestSecretsAreAskedForOnATerminal(t *testing.T) {
-	script := testenv.Tool(t, "script")
-	shell := testenv.Tool(t, "sh")
+	testenv.Tool(t, "script") // before a server is started for nothing
 	p := startManager(t).operator(t)
 	e := p.asOperator()
 	e["LATCHKEY_PASSPHRASE"] = ""
-	dialogue := func(wantCode int, command string, answers ...string) string {
-		t.Helper()
-		c := latchkeyProcess(t, e)
-		c.Path, c.Args = script, []string{script, "-qec", command, os.DevNull}
-		in, err := c.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := c.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Start(); err != nil {
-			t.Fatal(err)
-		}
-		var shown strings.Builder
-		buffer := make([]byte, 1024)
-		for {
-			n, err := out.Read(buffer)
-			shown.Write(buffer[:n])
-			if len(answers) > 0 && strings.HasSuffix(shown.String(), ": ") {
-				time.Sleep(300 * time.Millisecond) // the question is shown before the echo is off
-				if _, err := io.WriteString(in, answers[0]); err != nil {
-					t.Fatal(err)
-				}
-				answers = answers[1:]
-			}
-			if err != nil {
-				break
-			}
-		}
-		err = c.Wait()
-		var exit *exec.ExitError
-		if code := c.ProcessState.ExitCode(); code != wantCode || err != nil && !errors.As(err, &exit) {
-			t.Errorf("%s ends with %d (%v)\n%s", command, code, err, shown.String())
-		}
-		for _, answer := range append(answers, passphrase, "the value") {
-			if strings.Contains(shown.String(), strings.TrimSpace(answer)) {
-				t.Errorf("%s shows %q:\n%s", command, answer, shown.String())
-			}
-		}
-		return shown.String()
-	}
 	self := os.Args[0]
-	dialogue(exitUsage, self+" org create", passphrase+"\n", "another one\n")
-	dialogue(exitDeclined, self+" org create", "\x03") // Ctrl-C
+	dialogue(t, e, exitUsage, self+" org create", passphrase+"\n", "another one\n")
+	dialogue(t, e, exitDeclined, self+" org create", "\x03") // Ctrl-C
 	if _, err := os.Stat(p.keyFile()); err == nil {
 		t.Error("a key file was made")
 	}
-	dialogue(0, self+" org create", passphrase+"\n", passphrase+"\n")
-	dialogue(0, self+" secret set KEY", passphrase+"\n", "the value\n")
-	dialogue(exitUsage, self+" secret get KEY", "wrong\n")
+	dialogue(t, e, 0, self+" org create", passphrase+"\n", passphrase+"\n")
+	dialogue(t, e, 0, self+" secret set KEY", passphrase+"\n", "the value\n")
+	dialogue(t, e, exitUsage, self+" secret get KEY", "wrong\n")
 	// The input is a pipe: the passphrase is asked for at the terminal.
-	dialogue(0, shell+" -c 'echo piped | "+self+" secret set KEY2'", passphrase+"\n")
+	dialogue(t, e, 0, testenv.Tool(t, "sh")+" -c 'echo piped | "+self+" secret set KEY2'", passphrase+"\n")
 	e["LATCHKEY_PASSPHRASE"] = passphrase
 	if o := p.run("secret", "get", "KEY").want(t, 0); o.out != "the value" {
 		t.Errorf("the value is %q", o.out)
@@ -422,4 +497,87 @@ func TestSecretsAreAskedForOnATerminal(t *testing.T) {
 	if o := p.run("secret", "get", "KEY2").want(t, 0); o.out != "piped" {
 		t.Errorf("the piped value is %q", o.out)
 	}
+}
+
+func TestARotationWithoutAGraceIsAskedAboutOnATerminal(t *testing.T) {
+	testenv.Tool(t, "script")
+	p := founded(t)
+	p.run("machine", "create", "ci").want(t, 0)
+	token := p.newToken("ci")
+	e := p.asMachine(token)
+	dialogue(t, e, exitDeclined, os.Args[0]+" token rotate --grace 0", "no\n")
+	p.machine(token, "project", "list").want(t, 0)
+	dialogue(t, e, 0, os.Args[0]+" token rotate --grace 1h")
+	p.machine(token, "project", "list").want(t, 0)
+	token = p.newToken("ci")
+	e["LATCHKEY_ACCESS_TOKEN"] = token
+	dialogue(t, e, 0, os.Args[0]+" token rotate --grace 0", "yes\n")
+	p.machine(token, "project", "list").want(t, exitFailed, "replaced")
+}
+
+// dialogue runs a command on a terminal, which script(1) pretends to be, and
+// answers what it asks.
+func dialogue(t *testing.T, e map[string]string, wantCode int, command string, answers ...string) {
+	t.Helper()
+	stty, script := testenv.Tool(t, "stty"), testenv.Tool(t, "script")
+	c := latchkeyProcess(t, e)
+	c.Path, c.Args = script, []string{script, "-qec", testenv.Tool(t, "tty") + "; " + command, os.DevNull}
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var shown strings.Builder
+	buffer := make([]byte, 1024)
+	for {
+		n, err := out.Read(buffer)
+		shown.Write(buffer[:n])
+		if len(answers) > 0 && strings.HasSuffix(shown.String(), ": ") {
+			if !strings.HasSuffix(shown.String(), " to go on: ") { // the question is shown before the echo is off
+				terminal, _, _ := strings.Cut(shown.String(), "\r\n")
+				awaitNoEcho(t, stty, terminal)
+			}
+			if _, err := io.WriteString(in, answers[0]); err != nil {
+				t.Fatal(err)
+			}
+			answers = answers[1:]
+		}
+		if err != nil {
+			break
+		}
+	}
+	if len(answers) > 0 {
+		t.Errorf("%s does not ask for all of its answers", command)
+	}
+	err = c.Wait()
+	var exit *exec.ExitError
+	if code := c.ProcessState.ExitCode(); code != wantCode || err != nil && !errors.As(err, &exit) {
+		t.Errorf("%s ends with %d (%v)\n%s", command, code, err, shown.String())
+	}
+	for _, secret := range []string{passphrase, "another one", "the value"} {
+		if strings.Contains(shown.String(), secret) {
+			t.Errorf("%s shows %q:\n%s", command, secret, shown.String())
+		}
+	}
+}
+
+// awaitNoEcho waits until what is typed at a terminal is not shown.
+func awaitNoEcho(t *testing.T, stty, path string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		settings, err := exec.CommandContext(t.Context(), stty, "-F", path, "-a").Output()
+		if err != nil {
+			t.Fatalf("stty -F %s: %v", path, err)
+		}
+		if slices.Contains(strings.Fields(string(settings)), "-echo") {
+			return
+		}
+	}
+	t.Fatal("what is typed is still shown")
 }

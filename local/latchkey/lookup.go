@@ -43,6 +43,25 @@ func byName[T any](what, wanted string, all []T, named func(T) (id, name string)
 	return none, fmt.Errorf("%w: several of them are called %q: give the id of one (%s)", errUsage, wanted, strings.Join(ids, ", "))
 }
 
+// How things are called.
+func nameOfProject(p smclient.Project) (id, name string) { return p.ID, p.Name }
+func nameOfMachine(m smclient.Machine) (id, name string) { return m.ID, m.Name }
+func nameOfSecret(h smclient.Head) (id, name string)     { return h.ID, h.Key }
+
+// noteNamesakes says so where a thing was just given a name that others have
+// too; the error is about those that could not be listed.
+func noteNamesakes[T any](t *terminal, what string, thing T, all []T, err error, named func(T) (id, name string)) {
+	id, name := named(thing)
+	if err != nil {
+		fmt.Fprintf(t.err, "latchkey: whether another %s is called %q is not known: %v\n", what, name, err)
+	}
+	for _, other := range all {
+		if otherID, otherName := named(other); otherName == name && otherID != id {
+			fmt.Fprintf(t.err, "latchkey: there is another %s %q, %s: they can only be named by their ids\n", what, name, otherID)
+		}
+	}
+}
+
 // projectID gives the id of the project that the user named.
 func projectID(ctx context.Context, c *smclient.Client, wanted string) (string, error) {
 	ids, err := projectIDs(ctx, c, []string{wanted})
@@ -67,7 +86,7 @@ func projectIDs(ctx context.Context, c *smclient.Client, wanted []string) ([]str
 				return nil, err
 			}
 		}
-		p, err := byName("project", text, all, func(p smclient.Project) (string, string) { return p.ID, p.Name })
+		p, err := byName("project", text, all, nameOfProject)
 		if err != nil {
 			return nil, err
 		}
@@ -85,7 +104,7 @@ func machineID(ctx context.Context, c *smclient.Client, wanted string) (string, 
 	if err != nil {
 		return "", err
 	}
-	m, err := byName("machine account", wanted, all, func(m smclient.Machine) (string, string) { return m.ID, m.Name })
+	m, err := byName("machine account", wanted, all, nameOfMachine)
 	return m.ID, err
 }
 
@@ -99,7 +118,7 @@ func secretID(ctx context.Context, c *smclient.Client, wanted, project string) (
 	if err != nil {
 		return "", err
 	}
-	h, err := byName("secret", wanted, heads, func(h smclient.Head) (string, string) { return h.ID, h.Key })
+	h, err := byName("secret", wanted, heads, nameOfSecret)
 	return h.ID, err
 }
 

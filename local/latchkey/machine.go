@@ -20,7 +20,7 @@ func newMachine(t *terminal) *cobra.Command {
 		Long: `A machine account is granted projects, to read or also to write; its access
 tokens have those rights. Machine accounts and projects are named by name, where
 only one has it, or by id. All of this is for operators.
-` + remoteHelp,
+` + operatorHelp,
 	}, newMachineCreate(r), newMachineList(r), newMachineShow(r), newMachineRename(r), newMachineDelete(r), newMachineGrant(r), newMachineUngrant(r)))
 }
 
@@ -39,6 +39,9 @@ func grantsOf(ctx context.Context, client *smclient.Client, texts []string) ([]s
 		names[i], grants[i].Write = parseGrant(text)
 	}
 	ids, err := projectIDs(ctx, client, names)
+	if errors.Is(err, errNoSuch) && strings.Contains(strings.Join(names, ""), ":") {
+		return nil, fmt.Errorf("%w (what a machine may do there is written PROJECT:read or PROJECT:write)", err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +73,8 @@ func newMachineCreate(r *remote) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			all, err := client.Machines(c.Context())
+			noteNamesakes(r.terminal, "machine account", m, all, err, nameOfMachine)
 			if len(grants) > 0 {
 				if grants, err = client.SetGrants(c.Context(), m.ID, grants); err != nil {
 					return fmt.Errorf("machine account %s was created, but has no project yet: %w", m.ID, err)
@@ -157,6 +162,8 @@ func newMachineRename(r *remote) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				all, err := client.Machines(c.Context())
+				noteNamesakes(r.terminal, "machine account", m, all, err, nameOfMachine)
 				grants, err := client.Grants(c.Context(), id)
 				if err != nil {
 					return err

@@ -21,6 +21,9 @@ const (
 	exitUsage    = 2
 	exitNotFound = 3
 	exitDeclined = 4
+	// Of a command that could not be run, as in shells.
+	exitCannotRun = 126
+	exitNoCommand = 127
 )
 
 var (
@@ -51,6 +54,9 @@ func execute(ctx context.Context, t *terminal, args []string) int {
 }
 
 func exitCode(err error) int {
+	if own, ok := errors.AsType[*exitError](err); ok {
+		return own.code
+	}
 	switch {
 	case errors.Is(err, errDeclined):
 		return exitDeclined

@@ -62,7 +62,7 @@ func (s *keySettings) house() house.Settings {
 
 func openStoreOnly(ctx context.Context, t *terminal) (*operator, error) {
 	var s storeSettings
-	if err := keyconnector.LoadOperatorConfig(&s, config.Environment()); err != nil {
+	if err := house.LoadPart(&s, config.Environment(), keyconnector.OfficialNames()); err != nil {
 		return nil, err
 	}
 	return openOperator(ctx, t, keySettings{Store: s.Store, AWS: s.AWS})
@@ -70,7 +70,7 @@ func openStoreOnly(ctx context.Context, t *terminal) (*operator, error) {
 
 func openWithKeys(ctx context.Context, t *terminal) (*operator, error) {
 	var s keySettings
-	if err := keyconnector.LoadOperatorConfig(&s, config.Environment()); err != nil {
+	if err := house.LoadPart(&s, config.Environment(), keyconnector.OfficialNames()); err != nil {
 		return nil, err
 	}
 	return openOperator(ctx, t, s)

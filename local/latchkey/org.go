@@ -22,7 +22,7 @@ func newOrg(t *terminal) *cobra.Command {
 		Long: `An organization's key encrypts the names and values of its secrets. It is made
 here, and the server never has it: it is in the operators' key files, and,
 encrypted for each of them, in the access tokens.
-` + remoteHelp,
+` + operatorHelp,
 	}, newOrgCreate(r), newOrgShow(r), newOrgPolicy(r)))
 }
 
@@ -83,10 +83,12 @@ func createOrg(ctx context.Context, r *remote, id string) error {
 		return err
 	}
 	settings, err = client.RegisterKey(ctx, k)
-	if fault.Of(err) == fault.Conflict && made {
-		err = errors.Join(err, os.Remove(path)) // it opens nothing
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, smclient.ErrOtherKey) && made:
+		return errors.Join(err, os.Remove(path)) // it opens nothing
+	case err != nil && made:
+		return fmt.Errorf("%w\nThe new key stays in %s, since it may be registered by now: run this again", err, path)
+	case err != nil:
 		return err
 	}
 	if r.json {
@@ -215,7 +217,8 @@ func newOrgPolicy(r *remote) *cobra.Command {
 			return showOrg(r.terminal, settings)
 		},
 	}
-	c.Flags().Var(&longest, "max-token-lifetime", "how long new access tokens may be good, such as 90d, or none")
+	c.Flags().Var(&longest, "max-token-lifetime", "how long new access tokens may be good, such as 90d, or none (default: as it is)")
+	c.Flags().Lookup("max-token-lifetime").DefValue = "" // none is not what is set without the flag
 	c.Flags().BoolVar(&disable, "disable", false, "refuse every machine")
 	c.Flags().BoolVar(&enable, "enable", false, "let the machines in again")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")

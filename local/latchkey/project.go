@@ -34,6 +34,8 @@ func newProjectCreate(r *remote) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			all, err := client.Projects(c.Context())
+			noteNamesakes(r.terminal, "project", p, all, err, nameOfProject)
 			return r.showProject(p)
 		},
 	}
@@ -100,6 +102,8 @@ func newProjectRename(r *remote) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				all, err := client.Projects(c.Context())
+				noteNamesakes(r.terminal, "project", p, all, err, nameOfProject)
 				return r.showProject(p)
 			})
 		},

@@ -49,14 +49,22 @@ func withheld() []string {
 	return names
 }
 
-// remoteHelp closes the help of every group of these commands.
-const remoteHelp = `
-The server is --server or LATCHKEY_SERVER. A machine sets LATCHKEY_ACCESS_TOKEN.
+// operatorHelp closes the help of the groups of commands that are for operators
+// alone, remoteHelp that of those that are for machines too.
+const (
+	operatorHelp = `
+The server is --server or LATCHKEY_SERVER; with a private certificate authority,
+set SSL_CERT_FILE.
+
 An operator sets LATCHKEY_OPERATOR_TOKEN, a token of the organization's OpenID
 provider, and has the organization's key in a key file, whose passphrase is
-asked for or LATCHKEY_PASSPHRASE, or in LATCHKEY_ORGANIZATION_KEY. Every one of
-these but the server can be given by file: LATCHKEY_ACCESS_TOKEN_FILE and so on.
-With a private certificate authority, set SSL_CERT_FILE.`
+asked for or LATCHKEY_PASSPHRASE, or in LATCHKEY_ORGANIZATION_KEY. What is secret
+can be given by file: LATCHKEY_OPERATOR_TOKEN_FILE and so on.`
+	remoteHelp = operatorHelp + `
+
+A machine sets LATCHKEY_ACCESS_TOKEN (or LATCHKEY_ACCESS_TOKEN_FILE), and needs
+no key.`
+)
 
 // addFlags adds the flags that all of a group's commands have.
 func (r *remote) addFlags(c *cobra.Command) *cobra.Command {

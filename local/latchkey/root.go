@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/fatih/color"
@@ -29,7 +30,7 @@ type terminal struct {
 }
 
 func newRoot(t *terminal) *cobra.Command {
-	root := &cobra.Command{
+	root := group(&cobra.Command{
 		Use:   "latchkey",
 		Short: "Key Connector and Secrets Manager for Bitwarden and Vaultwarden, under your own KMS or HSM key",
 		Long: `Latchkey takes over the small, dangerous servers beside Bitwarden or Vaultwarden.
@@ -38,13 +39,14 @@ Settings come from the environment: LATCHKEY_… (docs/operations.md lists them)
 and, for Key Connector, the official keyConnectorSettings__… names.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 not found,
-4 declined at the question. With NO_COLOR set, nothing is coloured.`,
+4 declined at the question; of run also 126 (the command cannot be run) and 127
+(there is none). With NO_COLOR set, nothing is coloured.`,
 		Version:       buildinfo.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 
 		PersistentPreRun: func(*cobra.Command, []string) { t.ran = true },
-	}
+	})
 	root.SetOut(t.out)
 	root.SetErr(t.err)
 	root.PersistentFlags().BoolVar(&t.json, "json", false, "print JSON instead of text")
@@ -52,7 +54,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 not found,
 		return fmt.Errorf("%w: %w (see %s --help)", errUsage, err, c.CommandPath())
 	})
 	root.AddCommand(newUp(t), newServe(t), newKeys(t), newDataKeys(t), newDoctor(t),
-		newOrg(t), newMachine(t), newToken(t), newProject(t), newSecret(t), newRun(t))
+		newOrg(t), newMachine(t), newToken(t), newProject(t), newSecret(t), newRun(t), newSync(t))
 	return root
 }
 
@@ -64,10 +66,23 @@ func isTerminal(stream any) bool {
 
 // group is a command that only holds others; by itself it shows its help.
 func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
-	c.Args = noArguments
+	c.Args = noSuchCommand
+	c.SuggestionsMinimumDistance = 2
 	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	c.AddCommand(commands...)
 	return c
+}
+
+// noSuchCommand refuses what is not the name of one of a group's commands.
+func noSuchCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	meant := ""
+	if similar := c.SuggestionsFor(args[0]); len(similar) > 0 {
+		meant = "; is " + strings.Join(similar, " or ") + " meant?"
+	}
+	return fmt.Errorf("%w: unknown command %q for %q%s (see %s --help)", errUsage, args[0], c.CommandPath(), meant, c.CommandPath())
 }
 
 // noArguments and its kind refuse with the exit code of wrong usage.

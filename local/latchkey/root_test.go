@@ -18,8 +18,10 @@ func TestWrongUsageIsToldWithItsExitCode(t *testing.T) {
 	}{
 		{[]string{"srve"}, `unknown command "srve"`},
 		{[]string{"srve"}, "serve"}, // the one that was meant
-		{[]string{"keys", "lst"}, "latchkey keys"},
-		{[]string{"data-keys", "rotat"}, "latchkey data-keys"},
+		{[]string{"srve"}, "(see latchkey --help)"},
+		{[]string{"keys", "lst"}, `unknown command "lst" for "latchkey keys"; is list meant? (see latchkey keys --help)`},
+		{[]string{"data-keys", "rotat"}, `unknown command "rotat" for "latchkey data-keys"; is rotate meant?`},
+		{[]string{"secret", "xyzzy"}, `unknown command "xyzzy" for "latchkey secret" (see latchkey secret --help)`},
 		{[]string{"--colour"}, "unknown flag: --colour"},
 		{[]string{"serve", "--port", "80"}, "unknown flag: --port"},
 		{[]string{"serve", "now"}, "takes 0 argument(s), not 1"},
@@ -63,6 +65,25 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 	run(t, "keys").want(t, 0, "Available Commands")
 	run(t, "data-keys").want(t, 0, "Available Commands")
 	run(t, "--version").want(t, 0, "latchkey version")
+}
+
+func TestHelpTellsWhatACommandDoesByItself(t *testing.T) {
+	for command, told := range map[string]string{
+		"token create": "default 90d, or the longest that the organization allows", "token rotate": "--grace 0", "secret import": "is there twice",
+		"run": "NODE_OPTIONS", "project": "LATCHKEY_ACCESS_TOKEN", "machine": "LATCHKEY_OPERATOR_TOKEN", "org": "LATCHKEY_OPERATOR_TOKEN",
+		"org policy": "(default: as it is)",
+	} {
+		run(t, append(strings.Fields(command), "--help")...).want(t, 0, told)
+	}
+	// What no machine may do does not tell how one is known.
+	for _, group := range []string{"machine", "org"} {
+		if got := run(t, group, "--help"); strings.Contains(got.out, "LATCHKEY_ACCESS_TOKEN") {
+			t.Errorf("%s speaks of machines' settings:\n%s", group, got.out)
+		}
+	}
+	if got := run(t, "org", "policy", "--help"); strings.Contains(got.out, "default none") {
+		t.Errorf("without the flag, the limit is not taken away:\n%s", got.out)
+	}
 }
 
 func TestShellsCompleteCommandsAndValues(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -194,6 +195,9 @@ func setSecret(ctx context.Context, r *remote, wanted string, f setFlags, note *
 	if err != nil {
 		return err
 	}
+	for _, warning := range asVariable(s) {
+		fmt.Fprintln(r.err, "latchkey:", warning)
+	}
 	if r.json {
 		return r.printJSON(s.Head)
 	}
@@ -267,17 +271,24 @@ func newSecretDelete(r *remote) *cobra.Command {
 	c := &cobra.Command{
 		Use: "delete SECRET", Short: "Move a secret into the trash", Args: oneArgument,
 		Long: `Move a secret into the trash: nobody can read it, until an administrator
-restores it.`,
+restores it. After 30 days there it is deleted for ever.`,
 		RunE: func(c *cobra.Command, args []string) error {
-			return r.withSecret(c.Context(), args[0], project, func(client *smclient.Client, id string) error {
-				if err := r.sure(c.Context(), yes, fmt.Sprintf("Secret %s (%s) is moved into the trash.", shown(args[0]), id)); err != nil {
-					return err
-				}
-				if err := client.DeleteSecrets(c.Context(), id); err != nil {
-					return err
-				}
-				return r.done("Secret", "deleted", id)
-			})
+			client, err := r.either(c.Context())
+			if err != nil {
+				return err
+			}
+			heads, listErr := secretHeads(c.Context(), client, project)
+			found, err := headOf(args[0], heads, listErr)
+			if err != nil {
+				return err
+			}
+			if err := r.sure(c.Context(), yes, fmt.Sprintf("%s is moved into the trash.", title(found))); err != nil {
+				return err
+			}
+			if err := client.DeleteSecrets(c.Context(), found.ID); err != nil {
+				return err
+			}
+			return r.doneTo("deleted", "in the trash for 30 days; until then an administrator can restore it", found)
 		},
 	}
 	c.Flags().StringVar(&project, "project", "", "the project that it is in, where several have secrets of this name")
@@ -294,20 +305,39 @@ func newSecretTrash(r *remote) *cobra.Command {
 				return err
 			}
 			heads, err := client.Trash(c.Context())
-			return r.printHeads(heads, err)
+			return r.printTrash(heads, err)
 		},
 	}
+}
+
+// trashLife is how long a secret stays in the trash.
+const trashLife = 30 * day
+
+func (r *remote) printTrash(heads []smclient.Head, faults error) error {
+	if heads == nil || r.json {
+		return r.printHeads(heads, faults)
+	}
+	table := r.table()
+	fmt.Fprintln(table, "ID\tNAME\tPROJECT\tDELETED\tGONE FOR EVER")
+	for _, h := range heads {
+		deleted, gone := "unknown", "unknown"
+		if h.Deleted != nil {
+			deleted, gone = date(*h.Deleted), date(h.Deleted.Add(trashLife))
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", h.ID, shown(h.Key), shown(projectNames(h)), deleted, gone)
+	}
+	return errors.Join(faults, table.Flush())
 }
 
 func newSecretRestore(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use: "restore SECRET...", Short: "Take secrets out of the trash, for administrators", Args: oneOrMore,
 		RunE: func(c *cobra.Command, args []string) error {
-			return r.withTrashed(c.Context(), args, func(client *smclient.Client, ids []string) error {
-				if err := client.RestoreSecrets(c.Context(), ids...); err != nil {
+			return r.withTrashed(c.Context(), args, func(client *smclient.Client, secrets []smclient.Head) error {
+				if err := client.RestoreSecrets(c.Context(), idsOf(secrets)...); err != nil {
 					return err
 				}
-				return r.done("Secret", "restored", ids...)
+				return r.doneTo("restored", "restored", secrets...)
 			})
 		},
 	}
@@ -318,14 +348,14 @@ func newSecretPurge(r *remote) *cobra.Command {
 	c := &cobra.Command{
 		Use: "purge SECRET...", Short: "Delete secrets in the trash for ever, for administrators", Args: oneOrMore,
 		RunE: func(c *cobra.Command, args []string) error {
-			return r.withTrashed(c.Context(), args, func(client *smclient.Client, ids []string) error {
-				if err := r.sure(c.Context(), yes, fmt.Sprintf("%d secret(s) are deleted for ever.", len(ids))); err != nil {
+			return r.withTrashed(c.Context(), args, func(client *smclient.Client, secrets []smclient.Head) error {
+				if err := r.sure(c.Context(), yes, fmt.Sprintf("%d secret(s) are deleted for ever.", len(secrets))); err != nil {
 					return err
 				}
-				if err := client.PurgeSecrets(c.Context(), ids...); err != nil {
+				if err := client.PurgeSecrets(c.Context(), idsOf(secrets)...); err != nil {
 					return err
 				}
-				return r.done("Secret", "purged", ids...)
+				return r.doneTo("purged", "purged", secrets...)
 			})
 		},
 	}
@@ -333,28 +363,70 @@ func newSecretPurge(r *remote) *cobra.Command {
 	return c
 }
 
-func (r *remote) withTrashed(ctx context.Context, args []string, do func(*smclient.Client, []string) error) error {
+func (r *remote) withTrashed(ctx context.Context, args []string, do func(*smclient.Client, []smclient.Head) error) error {
 	client, err := r.asOperator(ctx)
 	if err != nil {
 		return err
 	}
-	heads, err := client.Trash(ctx)
-	if err != nil {
-		return err
-	}
-	var ids []string
+	heads, listErr := client.Trash(ctx)
+	var secrets []smclient.Head
 	for _, wanted := range args {
-		byID, ok := asID(wanted)
-		if !ok {
-			h, err := byName("secret in the trash", wanted, heads, func(h smclient.Head) (string, string) { return h.ID, h.Key })
-			if err != nil {
-				return err
-			}
-			byID = h.ID
+		found, err := headOf(wanted, heads, listErr)
+		if errors.Is(err, errNoSuch) {
+			return fmt.Errorf("%w: there is no secret %q in the trash", errNoSuch, wanted)
 		}
-		ids = append(ids, byID)
+		if err != nil {
+			return err
+		}
+		secrets = append(secrets, found)
 	}
-	return do(client, ids)
+	return do(client, secrets)
+}
+
+// headOf finds a secret among those that could be listed. For one that is named
+// by its id the list only gives the name, for people: the server knows whether
+// there is one.
+func headOf(wanted string, heads []smclient.Head, listErr error) (smclient.Head, error) {
+	id, ok := asID(wanted)
+	if !ok {
+		if listErr != nil {
+			return smclient.Head{}, listErr
+		}
+		return byName("secret", wanted, heads, nameOfSecret)
+	}
+	for _, h := range heads {
+		if h.ID == id {
+			return h, nil
+		}
+	}
+	return smclient.Head{ID: id}, nil
+}
+
+func idsOf(secrets []smclient.Head) []string {
+	ids := make([]string, len(secrets))
+	for i, s := range secrets {
+		ids[i] = s.ID
+	}
+	return ids
+}
+
+// title names a secret at the beginning of a sentence.
+func title(h smclient.Head) string {
+	if h.Key == "" { // not listed
+		return "Secret " + h.ID
+	}
+	return fmt.Sprintf("Secret %s (%s)", shown(h.Key), h.ID)
+}
+
+// doneTo tells what was done to secrets, and what they are now.
+func (t *terminal) doneTo(done, now string, secrets ...smclient.Head) error {
+	if t.json {
+		return t.done("Secret", done, idsOf(secrets)...)
+	}
+	for _, s := range secrets {
+		fmt.Fprintf(t.out, "%s is %s.\n", title(s), now)
+	}
+	return nil
 }
 
 func newSecretVersions(r *remote) *cobra.Command {
@@ -410,13 +482,13 @@ func (r *remote) printVersions(versions []smclient.Version, values bool, faults 
 		return errors.Join(faults, r.printJSON(all))
 	}
 	table := r.table()
-	fmt.Fprintln(table, "VERSION\tOF\tBY\t"+choose(values, "VALUE", ""))
+	fmt.Fprintln(table, "ID\tWRITTEN\tBY"+choose(values, "\tVALUE, QUOTED", ""))
 	for _, v := range all {
 		value := ""
 		if v.Value != nil {
-			value = shown(*v.Value)
+			value = "\t" + strconv.Quote(*v.Value)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", v.ID, date(v.Date), shown(v.By), value)
+		fmt.Fprintf(table, "%s\t%s\t%s%s\n", v.ID, date(v.Date), shown(v.By), value)
 	}
 	return errors.Join(faults, table.Flush())
 }
@@ -468,12 +540,15 @@ be read by whoever has the file; the form is then that of Bitwarden's web vault.
 const maxImport = 256 << 20
 
 func newSecretImport(r *remote) *cobra.Command {
-	var decrypted bool
+	var decrypted, yes bool
 	c := &cobra.Command{
 		Use: "import FILE", Short: "Add the projects and secrets of a file, for administrators", Args: oneArgument,
 		Long: `Add the projects and secrets of a file that export wrote under the same
 organization's key; - is the input. With --decrypted the file is a readable one,
-of export or of Bitwarden's web vault, and is encrypted here.`,
+of export or of Bitwarden's web vault, and is encrypted here.
+
+Nothing is replaced: what has a name that exists already is there twice
+afterwards. It is counted first, and asked about.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			content, err := r.readImport(args[0])
 			if err != nil {
@@ -487,6 +562,11 @@ of export or of Bitwarden's web vault, and is encrypted here.`,
 			if err != nil {
 				return err
 			}
+			if !yes {
+				if err := r.noneTwice(c.Context(), client, read, decrypted); err != nil {
+					return err
+				}
+			}
 			if err := client.Import(c.Context(), read, decrypted); err != nil {
 				return err
 			}
@@ -494,7 +574,17 @@ of export or of Bitwarden's web vault, and is encrypted here.`,
 		},
 	}
 	c.Flags().BoolVar(&decrypted, "decrypted", false, "the file is a readable one")
+	c.Flags().BoolVar(&yes, "yes", false, "do not count what has a name that exists already, and do not ask")
 	return c
+}
+
+// noneTwice asks where an import makes a second one of something.
+func (r *remote) noneTwice(ctx context.Context, client *smclient.Client, read smclient.Transfer, readable bool) error {
+	projects, secrets, err := client.Namesakes(ctx, read, readable)
+	if err != nil || projects+secrets == 0 {
+		return err
+	}
+	return r.sure(ctx, false, fmt.Sprintf("%d project(s) and %d secret(s) have names that exist already, and will be there twice.", projects, secrets))
 }
 
 func (t *terminal) readImport(path string) ([]byte, error) {

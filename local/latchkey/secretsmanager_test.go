@@ -27,6 +27,7 @@ import (
 
 	"github.com/latchkey-fn/latchkey/local/devidentity"
 	"github.com/latchkey-fn/latchkey/local/house"
+	"github.com/latchkey-fn/latchkey/local/smclient"
 	"github.com/latchkey-fn/latchkey/shared/accesstoken"
 )
 
@@ -414,7 +415,7 @@ func TestARevokedTokensNextRequestIsRefused(t *testing.T) {
 	p.run("token", "list", "--all").want(t, 0, "revoked 20", "good", "deploy")
 
 	// Again is well; others' and unknown ids are not there, and the rest is done.
-	p.run("token", "revoke", "--yes", tokenID(first), "--machine", "ci").want(t, 0)
+	p.run("token", "revoke", tokenID(first), "--machine", "ci").want(t, 0, "was revoked 20", "by user:", "already") // nobody is asked
 	p.run("token", "revoke", "--yes", tokenID(second), "--machine", "deploy").want(t, exitNotFound, tokenID(second))
 	p.machine(second, "project", "list").want(t, 0)
 	unknown := uuid.NewString()
@@ -445,9 +446,12 @@ func TestATokenIsRotatedByItsHolder(t *testing.T) {
 	var told struct{ ID, AccessToken string }
 	o.json(t, &told)
 	p.machine(told.AccessToken, "project", "list").want(t, 0)
-	p.machine(rotated, "project", "list").want(t, exitFailed, "invalid_client", "LATCHKEY_ACCESS_TOKEN")
+	p.machine(rotated, "project", "list").want(t, exitFailed, "was replaced")
 	p.run("token", "rotate").want(t, exitUsage, "LATCHKEY_ACCESS_TOKEN")
 	p.machine(told.AccessToken, "token", "rotate", "--grace", "8d").want(t, exitUsage)
+	p.run("token", "create", "--machine", "ci").want(t, exitUsage, "--name is needed")
+	p.run("token", "create", "--machine", "ci", "--name", " ").want(t, exitUsage, "--name is needed, and may not be empty")
+	p.run("token", "create", "--name", "x").want(t, exitUsage, "--machine is needed")
 	*p.secrets = append(*p.secrets, told.AccessToken, tokenSecret(told.AccessToken), tokenSecret(rotated))
 	p.checkLogs()
 }
@@ -469,17 +473,25 @@ func TestTokensAreLimited(t *testing.T) {
 	p.run("token", "list").want(t, 0, "good, read-only", "good, 1 project(s) only")
 	p.run("token", "create", "--machine", "ci", "--name", "x", "--project", "three").want(t, exitNotFound, "three")
 
-	// The organisation's policy.
+	// The organisation's policy, and what is usual within it.
+	wantLife := func(want time.Duration, args ...string) {
+		t.Helper()
+		var created struct{ ExpireAt time.Time }
+		p.run(append([]string{"token", "create", "--machine", "ci", "--name", "x", "--json"}, args...)...).want(t, 0).json(t, &created)
+		if left := time.Until(created.ExpireAt); left < want-time.Hour || left > want {
+			t.Errorf("%v: it is good for %s", args, left)
+		}
+	}
+	wantLife(90 * day)
+	p.run("org", "policy", "--max-token-lifetime", "400d").want(t, 0)
+	wantLife(90 * day)
 	p.run("org", "policy", "--max-token-lifetime", "30d").want(t, 0, "30d")
 	p.newToken("ci", "--expires", "30d")
+	wantLife(30 * day)
 	for _, expires := range []string{"never", "31d"} {
 		p.run("token", "create", "--machine", "ci", "--name", "x", "--expires", expires).want(t, exitUsage, "30 days")
 	}
-	var created struct{ ExpireAt time.Time }
-	p.run("token", "create", "--machine", "ci", "--name", "x", "--expires", "29d", "--json").want(t, 0).json(t, &created)
-	if left := time.Until(created.ExpireAt); left < 28*day || left > 29*day {
-		t.Errorf("it is good for %s", left)
-	}
+	wantLife(29*day, "--expires", "29d")
 	p.run("org", "policy", "--max-token-lifetime", "none").want(t, 0, "none")
 	p.newToken("ci", "--expires", "never")
 
@@ -513,11 +525,18 @@ func TestGrantsAreChangedOneByOne(t *testing.T) {
 	}
 	p.run("machine", "ungrant", "ci", two).want(t, exitNotFound)
 	p.run("machine", "grant", "ci", "one", "one:write").want(t, exitUsage, "twice")
-	p.run("machine", "grant", "ci", "three").want(t, exitNotFound, `"three"`)
+	if o := p.run("machine", "grant", "ci", "three").want(t, exitNotFound, `"three"`); strings.Contains(o.err, ":write") {
+		t.Errorf("it tells of rights where none were given: %s", o.err)
+	}
+	p.run("machine", "grant", "ci", "one:wrte").want(t, exitNotFound, `"one:wrte"`, "PROJECT:read or PROJECT:write")
+	p.run("machine", "create", "other", "--project", two+":wrte").want(t, exitNotFound, "PROJECT:read or PROJECT:write")
+	p.run("machine", "show", "other").want(t, exitNotFound)
 	p.run("machine", "grant", "nobody", "one").want(t, exitNotFound, `"nobody"`)
 	p.run("machine", "show", uuid.NewString()).want(t, exitNotFound)
-	p.run("machine", "create", "ci").want(t, 0)
+	first := p.run("machine", "show", "ci", "--json").id(t)
+	p.run("machine", "create", " ci ").want(t, 0, `there is another machine account "ci", `+first)
 	p.run("machine", "show", "ci").want(t, exitUsage, "several of them")
+	p.run("machine", "rename", first, "ci").want(t, 0, `there is another machine account "ci"`)
 	var machines []struct{ ID, Name string }
 	p.run("machine", "list", "--json").want(t, 0).json(t, &machines)
 	p.run("machine", "list").want(t, 0, "NAME", machines[0].ID, machines[1].ID)
@@ -527,7 +546,13 @@ func TestGrantsAreChangedOneByOne(t *testing.T) {
 	p.answering("yes\n", "machine", "delete", "build").want(t, 0, machines[0].ID)
 	p.run("machine", "show", "build").want(t, exitNotFound)
 
-	p.run("project", "rename", "one", "uno").want(t, 0, "uno")
+	one := p.run("project", "show", "one", "--json").id(t)
+	if o := p.run("project", "rename", "one", "uno").want(t, 0, "uno"); o.err != "" {
+		t.Errorf("it tells of another one: %s", o.err)
+	}
+	uno := p.run("project", "create", "uno", "--json").want(t, 0, `there is another project "uno", `+one).id(t)
+	p.run("project", "rename", uno, "two:write").want(t, 0, `there is another project "two:write", `+two)
+	p.run("project", "delete", uno, "--yes").want(t, 0)
 	p.run("project", "list").want(t, 0, "uno", "two:write")
 	p.answering("", "project", "delete", "uno").want(t, exitDeclined)
 	p.run("project", "delete", "uno", "--yes").want(t, 0)
@@ -570,24 +595,30 @@ func TestSecretsAreWrittenReadAndBroughtBack(t *testing.T) {
 	if len(versions) != 1 || versions[0].Value != "first" {
 		t.Fatalf("the versions are %+v", versions)
 	}
-	if got := p.run("secret", "versions", "KEY").want(t, 0, versions[0].ID); strings.Contains(got.out, "first") {
+	if got := p.run("secret", "versions", "KEY").want(t, 0, "WRITTEN", versions[0].ID); strings.Contains(got.out, "first") || strings.Contains(got.out, "VALUE") {
 		t.Errorf("a value is shown: %s", got.out)
 	}
 	p.run("secret", "versions", "KEY", "--restore", versions[0].ID).want(t, 0)
 	get("first", "KEY")
+	p.run("secret", "versions", "KEY", "--show-values").want(t, 0, "VALUE, QUOTED", `"-----BEGIN\nend\n"`)
 
 	// The trash.
-	p.answering("\n", "secret", "delete", "KEY").want(t, exitDeclined)
-	p.run("secret", "delete", "KEY", "--yes").want(t, 0)
+	named := "Secret KEY (" + whole.ID + ")"
+	p.answering("\n", "secret", "delete", "KEY").want(t, exitDeclined, named+" is moved into the trash")
+	p.answering("\n", "secret", "delete", whole.ID).want(t, exitDeclined, named+" is moved into the trash")
+	p.run("secret", "delete", "KEY", "--yes").want(t, 0, named+" is in the trash for 30 days")
 	p.run("secret", "get", "KEY").want(t, exitNotFound)
 	p.run("secret", "get", whole.ID).want(t, exitNotFound)
-	p.run("secret", "trash").want(t, 0, "KEY", whole.ID)
-	p.run("secret", "restore", "KEY").want(t, 0)
+	p.run("secret", "trash").want(t, 0, "DELETED", "GONE FOR EVER", "KEY", whole.ID)
+	p.run("secret", "restore", "KEY").want(t, 0, named+" is restored")
 	get("first", "KEY")
-	p.run("secret", "restore", "KEY").want(t, exitNotFound)
-	p.run("secret", "delete", whole.ID, "--yes").want(t, 0)
+	p.run("secret", "restore", "KEY").want(t, exitNotFound, `there is no secret "KEY" in the trash`)
+	p.run("secret", "delete", whole.ID, "--yes", "--json").want(t, 0, `"deleted"`, whole.ID)
+	p.run("secret", "delete", whole.ID, "--yes").want(t, exitNotFound, "delete secrets")
+	p.run("secret", "restore", whole.ID).want(t, 0, named+" is restored")
+	p.run("secret", "delete", whole.ID, "--yes").want(t, 0, named+" is in the trash")
 	p.answering("\n", "secret", "purge", "KEY").want(t, exitDeclined)
-	p.run("secret", "purge", "KEY", "--yes").want(t, 0)
+	p.run("secret", "purge", "KEY", "--yes").want(t, 0, named+" is purged")
 	p.run("secret", "trash", "--json").want(t, 0, "[]")
 
 	for name, c := range map[string]struct {
@@ -637,7 +668,10 @@ func TestEverythingIsExportedAndImported(t *testing.T) {
 	}
 
 	// Back into the same organisation, and, readable, into another one.
-	p.answering(o.out, "secret", "import", "-").want(t, 0, "1 secret(s)")
+	p.run("secret", "import", sealed).want(t, exitDeclined, "1 project(s) and 1 secret(s) have names that exist already", "--yes")
+	p.answering("no\n", "secret", "import", "--decrypted", readable).want(t, exitDeclined, "1 project(s) and 1 secret(s) have names")
+	p.run("project", "show", "production").want(t, 0)
+	p.answering(o.out, "secret", "import", "--yes", "-").want(t, 0, "1 secret(s)")
 	p.run("secret", "import", readable).want(t, exitUsage)
 	p.run("secret", "import", "--decrypted", sealed).want(t, exitUsage, "encrypted already")
 	p.answering("{", "secret", "import", "-").want(t, exitUsage, "not JSON")
@@ -649,10 +683,26 @@ func TestEverythingIsExportedAndImported(t *testing.T) {
 	other := p.manager.operator(t)
 	other.run("org", "create").want(t, 0)
 	other.run("secret", "import", sealed).want(t, exitUsage)
-	other.run("secret", "import", "--decrypted", readable).want(t, 0)
+	if o := other.run("secret", "import", "--decrypted", readable).want(t, 0); strings.Contains(o.err, "exist already") {
+		t.Errorf("it asks where no name exists: %s", o.err)
+	}
 	if got := other.run("secret", "get", "KEY", "--project", "production").want(t, 0); got.out != "the value" {
 		t.Errorf("in the other organisation it is %q", got.out)
 	}
 	p.run("secret", "get", listed[0].ID).want(t, 0, "the value")
 	other.run("secret", "get", listed[0].ID).want(t, exitNotFound)
+}
+
+func TestTheTrashTellsUntilWhenASecretCanBeRestored(t *testing.T) {
+	deleted := time.Date(2026, 11, 1, 10, 0, 0, 0, time.UTC)
+	heads := []smclient.Head{{ID: "a", Key: "KEY", Deleted: &deleted}, {ID: "b", Key: "OLD"}}
+	var out strings.Builder
+	r := &remote{terminal: &terminal{out: &out}}
+	if err := r.printTrash(heads, nil); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(out.String(), "\n")
+	if len(lines) != 4 || !strings.Contains(lines[1], "2026-11-01 10:00 UTC  2026-12-01 10:00 UTC") || !strings.Contains(lines[2], "unknown") {
+		t.Errorf("it prints\n%s", out.String())
+	}
 }

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -66,11 +68,11 @@ func serve(ctx context.Context, t *terminal, f serveFlags) (err error) {
 	}
 	log := logger(t.out)
 	functions, err := loadFunctions(f.functions)
+	for _, w := range functions.warnings { // what is misspelt is most often what is missing
+		log.WarnContext(ctx, w)
+	}
 	if err != nil {
 		return err
-	}
-	for _, w := range functions.warnings {
-		log.WarnContext(ctx, w)
 	}
 	if functions.settings.Store.Kind == config.StoreMemory {
 		log.WarnContext(ctx, "the store is memory: everything in it is gone when this process ends")
@@ -152,8 +154,32 @@ func loadFunctions(names []string) (functions, error) {
 	if len(names) == 0 {
 		return functions{}, fmt.Errorf("%w: --functions: name at least one of %s and %s", errUsage, functionKeyConnector, functionSecretsManager)
 	}
-	f.warnings = house.InAll(warnings...)
+	f.warnings = f.ofOthers(house.InAll(warnings...))
 	return f, house.JoinOnce(faults...)
+}
+
+// ofOthers says of a setting that only a function reads which was not chosen
+// that this is so: it is not misspelt.
+func (f functions) ofOthers(warnings []string) []string {
+	// Of the others nothing but what they do not read is of interest.
+	var unread []string
+	var other string
+	switch {
+	case f.secretsManager == nil:
+		other = functionSecretsManager
+		_, unread, _ = house.LoadSecretsManager(config.Environment())
+	case f.keyConnector == nil:
+		other = functionKeyConnector
+		_, unread, _ = keyconnector.LoadConfig(config.Environment())
+	default:
+		return warnings
+	}
+	for i, w := range warnings {
+		if name, _, ours := strings.Cut(w, " "); ours && strings.HasPrefix(name, config.Prefix) && !slices.Contains(unread, w) {
+			warnings[i] = name + " is a setting of " + other + ", which --functions does not choose"
+		}
+	}
+	return warnings
 }
 
 // open puts the functions on open parts, behind one address.

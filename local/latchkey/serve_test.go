@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -107,6 +108,41 @@ func TestServeTellsEveryWrongSettingAtOnce(t *testing.T) {
 		"LATCHKEY_AWS_SECRET_ACCESS_KEY", "LATCHKEY_IDENTITY_URL", "LATCHKEY_WEB_VAULT_ORIGINS", "LATCHKEY_PATH_PREFIX", "LATCHKEY_DATA_KEY_MAX_AGE")
 	if strings.Contains(got.out, "listening") {
 		t.Errorf("it served:\n%s", got.out)
+	}
+}
+
+// What is misspelt is most often what is missing: both are told.
+func TestAMisspeltSettingIsToldBesideTheMissingOne(t *testing.T) {
+	use(t, useSQLite)
+	set(t, map[string]string{"LATCHKEY_KEYS": "", "LATCHKEY_KESY": "software"})
+	const misspelt = "LATCHKEY_KESY is not a setting of this function; is it misspelt?"
+	got := run(t, "serve").want(t, exitUsage, misspelt, "LATCHKEY_KEYS is not set")
+	if !strings.Contains(got.out, `"level":"WARN"`) || strings.Contains(got.out, "listening") {
+		t.Errorf("it logs %s", got.out)
+	}
+	run(t, "doctor").want(t, exitUsage, misspelt, "LATCHKEY_KEYS is not set", "FAILED", "nothing else was checked")
+	var all []finding
+	run(t, "doctor", "--json").json(t, &all)
+	if !slices.Contains(all, finding{"settings", outcomeWarning, misspelt}) {
+		t.Errorf("the findings are %v", all)
+	}
+}
+
+func TestASettingOfAnotherFunctionIsNotCalledMisspelt(t *testing.T) {
+	use(t, useSQLite)
+	set(t, map[string]string{"LATCHKEY_PUBLIC_URL": "http://127.0.0.1:1", "LATCHKEY_PATH_PREFIX": "/kc", "LATCHKEY_KESY": "x", "LATCHKEY_ALLOW_LONG_KEYS": "perhaps"})
+	const ofSecretsManager = "LATCHKEY_PUBLIC_URL is a setting of secrets-manager, which --functions does not choose"
+	got := run(t, "doctor", "--functions", "key-connector").want(t, exitUsage, ofSecretsManager, "LATCHKEY_KESY is not a setting of this function", "of key-connector: ")
+	if strings.Contains(got.out, "LATCHKEY_PATH_PREFIX is") {
+		t.Errorf("it warns of its own setting:\n%s", got.out)
+	}
+	// What is wrong with the other's settings is not its concern.
+	run(t, "doctor", "--functions", "secrets-manager").want(t, 0, "LATCHKEY_PATH_PREFIX is a setting of key-connector", "LATCHKEY_ALLOW_LONG_KEYS is a setting of key-connector",
+		"LATCHKEY_KESY is not a setting of this function", "of secrets-manager: store sqlite")
+	t.Setenv("LATCHKEY_ALLOW_LONG_KEYS", "")
+	both := run(t, "doctor", "--functions", "key-connector,secrets-manager").want(t, 0, "LATCHKEY_KESY is not a setting", "of key-connector and secrets-manager: ")
+	if strings.Contains(both.out, "does not choose") {
+		t.Errorf("both are chosen:\n%s", both.out)
 	}
 }
 

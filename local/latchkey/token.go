@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ func newTokenCreate(r *remote) *cobra.Command {
 	var machine, name string
 	var projects []string
 	var readOnly bool
-	expires := lifetime{duration: 90 * day, none: "never"}
+	expires := lifetime{none: "never"}
 	c := &cobra.Command{
 		Use: "create", Short: "Make an access token, and print it once", Args: noArguments,
 		Long: `Make an access token of a machine account, and print it. Nobody can print it
@@ -36,8 +37,11 @@ again. The token is the only line on the output; pipe it to where it belongs.`,
 		Example: `  latchkey token create --machine ci --name "build server" --expires 30d
   latchkey token create --machine ci --name reports --read-only --project production`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if machine == "" || name == "" {
-				return fmt.Errorf("%w: --machine and --name are needed", errUsage)
+			if machine == "" {
+				return fmt.Errorf("%w: --machine is needed: the name or id of a machine account", errUsage)
+			}
+			if strings.TrimSpace(name) == "" {
+				return fmt.Errorf("%w: --name is needed, and may not be empty: it is what the token is called in lists", errUsage)
 			}
 			return r.withMachine(c.Context(), machine, func(client *smclient.Client, id string) error {
 				limits, err := projectIDs(c.Context(), client, projects)
@@ -45,6 +49,11 @@ again. The token is the only line on the output; pipe it to where it belongs.`,
 					return err
 				}
 				n := smclient.NewToken{Machine: id, Name: name, ReadOnly: readOnly, Projects: limits}
+				if !c.Flags().Changed("expires") {
+					if expires.duration, err = usualLife(c.Context(), client); err != nil {
+						return err
+					}
+				}
 				if expires.duration > 0 {
 					n.Expires = time.Now().Add(expires.duration - earlier(expires.duration)).UTC().Truncate(time.Second)
 				}
@@ -58,10 +67,21 @@ again. The token is the only line on the output; pipe it to where it belongs.`,
 	}
 	c.Flags().StringVar(&machine, "machine", "", "the machine account, by name or id (required)")
 	c.Flags().StringVar(&name, "name", "", "what to call the token (required)")
-	c.Flags().Var(&expires, "expires", "how long it is good, or never")
+	c.Flags().Var(&expires, "expires", "how long it is good, or never (default 90d, or the longest that the organization allows, where that is less)")
+	c.Flags().Lookup("expires").DefValue = "" // the text above tells it
 	c.Flags().BoolVar(&readOnly, "read-only", false, "it never writes, whatever its machine may")
 	c.Flags().StringArrayVar(&projects, "project", nil, "limit it to this one of its machine's projects; several times for several")
 	return c
+}
+
+// usualLife is how long an access token is good that nobody said it of: 90 days,
+// or as long as its organisation allows.
+func usualLife(ctx context.Context, client *smclient.Client) (time.Duration, error) {
+	settings, err := client.Settings(ctx)
+	if most := settings.MaxTokenLifetime; most > 0 {
+		return min(90*day, most), err
+	}
+	return 90 * day, err
 }
 
 // earlier is by how much an access token ends earlier than was asked for: the
@@ -171,7 +191,7 @@ func listTokens(ctx context.Context, client *smclient.Client, machine string, al
 			return nil, nil, fmt.Errorf("%w: there is no machine account %s", errNoSuch, id)
 		}
 	} else if machine != "" {
-		one, err := byName("machine account", machine, accounts, func(m smclient.Machine) (string, string) { return m.ID, m.Name })
+		one, err := byName("machine account", machine, accounts, nameOfMachine)
 		if err != nil {
 			return nil, nil, errors.Join(err, faults)
 		}
@@ -228,7 +248,7 @@ func revokeTokens(ctx context.Context, r *remote, ids []string, machine string, 
 	if err != nil {
 		return err
 	}
-	owned, missing, err := ownersOf(ctx, client, ids, machines)
+	found, missing, err := findTokens(ctx, client, ids, machines)
 	if err != nil {
 		return err
 	}
@@ -241,19 +261,28 @@ func revokeTokens(ctx context.Context, r *remote, ids []string, machine string, 
 	if len(missing) == len(ids) {
 		return notFound
 	}
-	if err := r.sure(ctx, yes, fmt.Sprintf("%d access token(s) will never be good again.", len(ids)-len(missing))); err != nil {
-		return err
-	}
+	owned := map[string][]string{} // those that are still good, by machine account
 	var revoked []string
-	faults := []error{notFound}
-	for _, machine := range machines {
-		if tokens := owned[machine]; len(tokens) > 0 {
-			if err := client.Revoke(ctx, machine, tokens...); err != nil {
-				faults = append(faults, err)
-				continue
-			}
-			revoked = append(revoked, tokens...)
+	for _, token := range found {
+		if token.Revoked == nil {
+			owned[token.Machine] = append(owned[token.Machine], token.ID)
+			continue
 		}
+		revoked = append(revoked, token.ID)
+		fmt.Fprintf(r.err, "latchkey: access token %s was %s already\n", token.ID, state(token))
+	}
+	if n := len(found) - len(revoked); n > 0 {
+		if err := r.sure(ctx, yes, fmt.Sprintf("%d access token(s) will never be good again.", n)); err != nil {
+			return err
+		}
+	}
+	faults := []error{notFound}
+	for _, machine := range slices.Sorted(maps.Keys(owned)) {
+		if err := client.Revoke(ctx, machine, owned[machine]...); err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		revoked = append(revoked, owned[machine]...)
 	}
 	if len(revoked) > 0 {
 		faults = append(faults, r.done("Access token", "revoked", revoked...))
@@ -261,40 +290,49 @@ func revokeTokens(ctx context.Context, r *remote, ids []string, machine string, 
 	return errors.Join(faults...)
 }
 
-// ownersOf finds out which of the machine accounts has which of the tokens.
-func ownersOf(ctx context.Context, client *smclient.Client, ids, machines []string) (owned map[string][]string, missing []string, err error) {
-	owned, missing = map[string][]string{}, slices.Clone(ids)
+// findTokens finds access tokens among those of the machine accounts.
+func findTokens(ctx context.Context, client *smclient.Client, ids, machines []string) (found []smclient.Token, missing []string, err error) {
+	missing = slices.Clone(ids)
 	for _, machine := range machines {
 		if len(missing) == 0 {
 			break
 		}
-		has, err := client.TokenIDs(ctx, machine)
+		tokens, err := client.UnnamedTokens(ctx, machine)
 		if err != nil {
 			return nil, nil, err
 		}
-		missing = slices.DeleteFunc(missing, func(id string) bool {
-			if !slices.Contains(has, id) {
-				return false
+		for _, token := range tokens {
+			if i := slices.Index(missing, token.ID); i >= 0 {
+				found, missing = append(found, token), slices.Delete(missing, i, i+1)
 			}
-			owned[machine] = append(owned[machine], id)
-			return true
-		})
+		}
 	}
-	return owned, missing, nil
+	return found, missing, nil
 }
 
 func newTokenRotate(r *remote) *cobra.Command {
 	grace := lifetime{duration: day, none: "0"}
+	var yes bool
 	c := &cobra.Command{
 		Use: "rotate", Short: "Replace the secret of your own access token, and print the new token", Args: noArguments,
 		Long: `Replace the secret in the access token of LATCHKEY_ACCESS_TOKEN, and print the
 new access token. It has the same id, rights and end; the old one is good for
-the grace, and then no more. After a lost answer, run it again.`,
+the grace, and then no more. After a lost answer, run it again within the grace.
+
+With --grace 0, for a client secret that leaked, the old one is refused at once.
+Only this very run can then repeat a lost answer, which it does a few times, and
+the server answers it for five minutes; if it ends without the new token, nobody
+has one, and an operator has to make another. On a terminal it asks first.`,
 		Example: `  latchkey token rotate --grace 1h`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			client, err := r.asMachine()
 			if err != nil {
 				return err
+			}
+			if grace.duration == 0 && isTerminal(r.in) {
+				if err := r.sure(c.Context(), yes, "The old access token is refused at once, and nobody is shown the new one twice."); err != nil {
+					return err
+				}
 			}
 			created, err := client.Rotate(c.Context(), grace.duration)
 			if err != nil {
@@ -303,6 +341,7 @@ the grace, and then no more. After a lost answer, run it again.`,
 			return r.printToken(created)
 		},
 	}
-	c.Flags().Var(&grace, "grace", "how long the old token stays good, at most 7d, or 0")
+	c.Flags().Var(&grace, "grace", "how long the old token stays good, at most 7d; 0: nobody can ask for the new one again")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
 }

@@ -236,7 +236,7 @@ func (f upFlags) environment(ctx context.Context, parts *house.Closers, base str
 
 func createTable(ctx context.Context, environment map[string]string) error {
 	var s storeSettings
-	if err := keyconnector.LoadOperatorConfig(&s, environment); err != nil {
+	if err := house.LoadPart(&s, environment, nil); err != nil {
 		return err
 	}
 	driver, err := house.OpenStore(ctx, s.Store, s.AWS)

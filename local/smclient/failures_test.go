@@ -35,7 +35,10 @@ func TestAnErrorTellsTheServersMessageAndWhatToDo(t *testing.T) {
 		"no session": {projectLine, answer{status: 401, body: `{"message":"The access token was revoked.","object":"error"}`},
 			fault.Unauthenticated, []string{"read project " + vectorProject, "401 Unauthorized", "The access token was revoked."}},
 		"no session, no body": {projectLine, answer{status: 401}, fault.Unauthenticated, []string{"get a new token"}},
-		"not there":           {projectLine, answer{status: 404, body: `{"message":"Resource not found. This token is read-only.","object":"error"}`}, fault.NotFound, []string{"read-only", "may not reach"}},
+		"not there":           {projectLine, answer{status: 404, body: `{"message":"Resource not found. This token is read-only.","object":"error"}`}, fault.NotFound, []string{"read-only"}},
+		"nobody says why":     {projectLine, answer{status: 404, body: `{"message":"Resource not found.","object":"error"}`}, fault.NotFound, []string{"may not reach"}},
+		"a path that is none": {exchangeLine, answer{status: 404, body: `{"message":"Resource not found.","object":"error"}`}, fault.NotFound, []string{"base URL", "without /api"}},
+		"not even a message":  {projectLine, answer{status: 404, body: `{}`}, fault.NotFound, []string{"address of a Secrets Manager"}},
 		"another server":      {projectLine, answer{status: 404, body: `<h1>nginx</h1>`}, fault.NotFound, []string{"address of a Secrets Manager"}},
 		"validation": {projectLine, answer{status: 400, body: `{"message":"The model state is invalid.","validationErrors":{"Value":["too long"],"Key":["a","b"]}}`},
 			fault.Invalid, []string{"The model state is invalid. Key: a b Value: too long"}},
@@ -61,6 +64,66 @@ func TestAnErrorTellsTheServersMessageAndWhatToDo(t *testing.T) {
 				t.Errorf("it tells %q", err)
 			}
 			wantNoSecret(t, err)
+		})
+	}
+}
+
+// The advice depends on who asks and for what, and none is given where the
+// server's own message has the reason.
+func TestTheAdviceIsForWhoAsks(t *testing.T) {
+	const (
+		bare   = `{"message":"Resource not found.","object":"error"}`
+		create = "POST /api/organizations/" + vectorOrganization + "/secrets"
+		put    = "PUT /api/organizations/" + vectorOrganization + "/secrets-manager"
+	)
+	asOperator := func(t *testing.T, s *scripted) *Client { return s.operator(t) }
+	asMachine := func(t *testing.T, s *scripted) *Client { return s.machine(t) }
+	read := func(ctx context.Context, c *Client) error { _, err := c.Project(ctx, vectorProject); return err }
+	settings := func(ctx context.Context, c *Client) error { _, err := c.Settings(ctx); return err }
+	policy := func(ctx context.Context, c *Client) error { _, err := c.SetPolicy(ctx, Policy{}); return err }
+	secretIn := func(project string) func(context.Context, *Client) error {
+		return func(ctx context.Context, c *Client) error {
+			_, err := c.CreateSecret(ctx, Written{Key: "k", Value: "v", Project: project})
+			return err
+		}
+	}
+	const (
+		newToken  = "Get a new LATCHKEY_OPERATOR_TOKEN."
+		isTheirs  = "Does your token make you an operator of " + vectorOrganization + ", and is http://127.0.0.1"
+		inProject = "Machines create secrets in a project: --project."
+		usual     = "It does not exist, or you may not reach it."
+	)
+	for name, c := range map[string]struct {
+		who  func(*testing.T, *scripted) *Client
+		line string
+		is   answer
+		call func(context.Context, *Client) error
+		want string // of the advice; empty: there is none
+	}{
+		"an operator's session that ended":          {asOperator, projectLine, answer{status: 401, body: `{"message":"The token expired.","object":"error"}`}, read, newToken},
+		"one that ended before anything":            {asOperator, settingsLine, answer{status: 401}, read, newToken},
+		"a machine's session, with a reason":        {asMachine, projectLine, answer{status: 401, body: `{"message":"The access token was revoked."}`}, read, ""},
+		"somebody else's organisation":              {asOperator, settingsLine, answer{status: 404, body: bare}, settings, isTheirs},
+		"settings of somebody else":                 {asOperator, put, answer{status: 404, body: bare}, policy, isTheirs},
+		"a secret of a machine in no project":       {asMachine, create, answer{status: 404, body: bare}, secretIn(""), inProject},
+		"one in a project that it does not reach":   {asMachine, create, answer{status: 404, body: bare}, secretIn(vectorProject), usual},
+		"one of an operator in no project":          {asOperator, create, answer{status: 404, body: bare}, secretIn(""), usual},
+		"one of a read-only token":                  {asMachine, create, answer{status: 404, body: `{"message":"Resource not found. This access token is read-only."}`}, secretIn(""), ""},
+		"what an operator may not reach, or is not": {asOperator, projectLine, answer{status: 404, body: bare}, read, usual},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScripted(t, map[string][]answer{settingsLine: ok(settingsAnswer), c.line: {c.is}})
+			err := c.call(t.Context(), c.who(t, s))
+			refusal, ok := errors.AsType[*Refusal](err)
+			if !ok || refusal.Status != c.is.status {
+				t.Fatalf("the error is %v", err)
+			}
+			if !strings.HasPrefix(refusal.Advice, c.want) || c.want == "" && refusal.Advice != "" {
+				t.Errorf("the advice is %q", refusal.Advice)
+			}
+			if c.want == isTheirs && !strings.Contains(refusal.Advice, s.URL+" the base URL, without /api?") {
+				t.Errorf("the advice is %q", refusal.Advice)
+			}
 		})
 	}
 }
@@ -345,19 +408,22 @@ func TestAKeyIsRegisteredOnce(t *testing.T) {
 		put      answer
 		class    fault.Class
 		puts     int
+		another  bool // it is known that the organisation has another key
 	}{
-		"the first":                       {[]answer{none}, with(key), "", 1},
-		"again":                           {[]answer{with(key)}, refused, "", 0},
-		"after another":                   {[]answer{with(encstring.NewKey())}, refused, fault.Conflict, 0},
-		"at the same time as another":     {[]answer{none, with(encstring.NewKey())}, refused, fault.Conflict, 1},
-		"after an answer that was lost":   {[]answer{none, with(key)}, answer{cut: true}, "", tries},
-		"while the server fails":          {[]answer{none}, answer{status: 500, body: "{}"}, "", 1},
-		"where nobody knows what came of": {[]answer{none, {status: 401, body: "{}"}}, refused, fault.Invalid, 1},
+		"the first":                       {[]answer{none}, with(key), "", 1, false},
+		"again":                           {[]answer{with(key)}, refused, "", 0, false},
+		"after another":                   {[]answer{with(encstring.NewKey())}, refused, fault.Conflict, 0, true},
+		"at the same time as another":     {[]answer{none, with(encstring.NewKey())}, refused, fault.Conflict, 1, true},
+		"after an answer that was lost":   {[]answer{none, with(key)}, answer{cut: true}, "", tries, false},
+		"while the server fails":          {[]answer{none}, answer{status: 500, body: "{}"}, "", 1, false},
+		"where nobody knows what came of": {[]answer{none, {status: 401, body: "{}"}}, refused, fault.Invalid, 1, false},
+		"with a conflict, and no reason":  {[]answer{none}, answer{status: 409, body: "{}"}, fault.Conflict, 1, false},
+		"with a conflict, and no answer":  {[]answer{none, {status: 500, body: "{}"}}, answer{status: 409, body: "{}"}, fault.Conflict, 1, false},
 	} {
 		s := newScripted(t, map[string][]answer{settingsLine: c.settings, put: {c.put}})
 		_, err := s.operator(t).RegisterKey(t.Context(), key)
 		wantErr := c.class != "" || c.put.status == 500
-		if (err != nil) != wantErr || fault.Of(err) != c.class || s.count(put) != c.puts {
+		if (err != nil) != wantErr || fault.Of(err) != c.class || s.count(put) != c.puts || errors.Is(err, ErrOtherKey) != c.another {
 			t.Errorf("%s: %v, %d PUTs", name, err, s.count(put))
 		}
 	}
@@ -424,6 +490,58 @@ func TestOnlyReadableTextsAreEncryptedAndOnlyOursAreImported(t *testing.T) {
 		if _, err := ReadTransfer([]byte(text)); fault.Of(err) != fault.Invalid {
 			t.Errorf("%s is taken: %v", text, err)
 		}
+	}
+}
+
+func TestAnImportsNamesakesAreCounted(t *testing.T) {
+	key := organizationKey(t)
+	projectName, secretName := decrypted(t, key, vectorProjectName), decrypted(t, key, vectorSecretKey)
+	s := newScripted(t, map[string][]answer{
+		settingsLine: ok(settingsAnswer), projectsLine: ok(listOf(projectAnswer)),
+		headsLine: ok(headsAnswer),
+	})
+	readable := Transfer{
+		Projects: []TransferProject{{vectorProject, projectName}, {vectorAccount, projectName}, {vectorTokenID, "another"}},
+		Secrets:  []TransferSecret{{vectorSecretID, secretName, "v", "", nil}, {vectorSecret2ID, "another", "v", "", nil}},
+	}
+	sealed, err := readable.Encrypt(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		transfer Transfer
+		readable bool
+	}{{readable, true}, {sealed, false}} {
+		projects, secrets, err := s.operator(t).Namesakes(t.Context(), c.transfer, c.readable)
+		if err != nil || projects != 2 || secrets != 1 {
+			t.Errorf("readable %v: %d projects, %d secrets, %v", c.readable, projects, secrets, err)
+		}
+	}
+	if _, _, err := s.operator(t).Namesakes(t.Context(), readable, false); fault.Of(err) != fault.Invalid {
+		t.Errorf("readable as encrypted: %v", err)
+	}
+}
+
+func decrypted(t *testing.T, key encstring.Key, text string) string {
+	t.Helper()
+	plain, err := key.Decrypt(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plain
+}
+
+func TestTheTrashTellsWhenWhereTheServerDoes(t *testing.T) {
+	const line = "GET /api/secrets/" + vectorOrganization + "/trash"
+	told := strings.Replace(headsAnswer, `"projects":[]`, `"deletedDate":"2026-11-01T10:00:00Z","projects":[]`, 1)
+	s := newScripted(t, map[string][]answer{settingsLine: ok(settingsAnswer), line: {{status: 200, body: told}, {status: 200, body: headsAnswer}}})
+	c := s.operator(t)
+	heads, err := c.Trash(t.Context())
+	if err != nil || len(heads) != 1 || heads[0].Deleted == nil || !heads[0].Deleted.Equal(time.Date(2026, 11, 1, 10, 0, 0, 0, time.UTC)) {
+		t.Errorf("%+v, %v", heads, err)
+	}
+	if heads, err = c.Trash(t.Context()); err != nil || len(heads) != 1 || heads[0].Deleted != nil {
+		t.Errorf("of a server that does not tell it: %+v, %v", heads, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package smclient
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -51,16 +52,26 @@ func (c *Client) settingsPath() []string {
 	return []string{"organizations", c.operator.Organization, "secrets-manager"}
 }
 
+// notTheirs is the advice where the settings are not there: whoever operates the
+// organisation has some.
+func (c *Client) notTheirs() string {
+	return fmt.Sprintf("Does your token make you an operator of %s, and is %s the base URL, without /api?", c.operator.Organization, c.server)
+}
+
 // Settings reads an operator's organisation's settings.
 func (c *Client) Settings(ctx context.Context) (Settings, error) {
 	o, err := get[settingsObject](ctx, c, call{
-		doing: "read the organization's settings", method: http.MethodGet, path: c.settingsPath(),
+		doing: "read the organization's settings", method: http.MethodGet, path: c.settingsPath(), absent: c.notTheirs(),
 	})
 	return o.settings(), err
 }
 
-// RegisterKey makes a key the organisation's. It is a Conflict where the
-// organisation has another.
+// ErrOtherKey is that an organisation has another key: what says so was read,
+// and could not be opened.
+var ErrOtherKey = errors.New("this is another key")
+
+// RegisterKey makes a key the organisation's. It is ErrOtherKey where the
+// organisation has another; after any other error it may be this one.
 func (c *Client) RegisterKey(ctx context.Context, key encstring.Key) (Settings, error) {
 	settings, err := c.Settings(ctx)
 	switch {
@@ -69,7 +80,7 @@ func (c *Client) RegisterKey(ctx context.Context, key encstring.Key) (Settings, 
 	case settings.MadeWith(key):
 		return settings, nil
 	case settings.KeyCheck != "":
-		return settings, fmt.Errorf("%w: organization %s has a key already, and this is another", fault.Conflict, settings.Organization)
+		return settings, fmt.Errorf("%w: organization %s has a key already: %w", fault.Conflict, settings.Organization, ErrOtherKey)
 	}
 	check := key.Encrypt(settings.Organization)
 	o, err := c.putSettings(ctx, "register the organization's key", struct {
@@ -82,7 +93,7 @@ func (c *Client) RegisterKey(ctx context.Context, key encstring.Key) (Settings, 
 			if now.MadeWith(key) {
 				return now, nil
 			}
-			return now, fmt.Errorf("%w: organization %s was given a key by somebody else just now", fault.Conflict, settings.Organization)
+			return now, fmt.Errorf("%w: organization %s was given a key by somebody else just now: %w", fault.Conflict, settings.Organization, ErrOtherKey)
 		}
 	}
 	return o, err
@@ -108,6 +119,6 @@ func (c *Client) SetPolicy(ctx context.Context, p Policy) (Settings, error) {
 }
 
 func (c *Client) putSettings(ctx context.Context, doing string, body any) (Settings, error) {
-	o, err := get[settingsObject](ctx, c, call{doing: doing, method: http.MethodPut, path: c.settingsPath(), body: body, again: true})
+	o, err := get[settingsObject](ctx, c, call{doing: doing, method: http.MethodPut, path: c.settingsPath(), body: body, again: true, absent: c.notTheirs()})
 	return o.settings(), err
 }

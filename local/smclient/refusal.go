@@ -20,6 +20,10 @@ var errAnswer = errors.New("the server's answer is not the one that is expected 
 // more.
 const invalidClient = "invalid_client"
 
+// notFound is the message of a server that does not tell what is not there from
+// what may not be reached.
+const notFound = "Resource not found."
+
 // longestMessage bounds what is shown of a server's message, in characters.
 const longestMessage = 600
 
@@ -87,8 +91,8 @@ type errorBody struct {
 	} `json:"error_model"`
 }
 
-func newRefusal(doing string, answer *http.Response, content []byte) *Refusal {
-	r := &Refusal{Doing: doing, Status: answer.StatusCode}
+func newRefusal(o outgoing, answer *http.Response, content []byte) *Refusal {
+	r := &Refusal{Doing: o.doing, Status: answer.StatusCode}
 	var body errorBody
 	known := json.Unmarshal(content, &body) == nil
 	r.Message, r.code = printable(body.text()), body.Code
@@ -97,12 +101,14 @@ func newRefusal(doing string, answer *http.Response, content []byte) *Refusal {
 		r.Advice = "Redirects are not followed, since the request is secret: give the address that it leads to."
 	case body.Code == invalidClient && body.ErrorModel.Message+body.ErrorModelSnake.Message == "":
 		r.Advice = "Either the access token is not one of this server, or it was mistyped or replaced: check LATCHKEY_ACCESS_TOKEN and the server's address."
+	case answer.StatusCode == http.StatusUnauthorized && o.advice.session != "":
+		r.Advice = o.advice.session
 	case answer.StatusCode == http.StatusUnauthorized && r.Message == "":
 		r.Advice = "The session is not accepted: get a new token."
-	case answer.StatusCode == http.StatusNotFound && !known:
+	case answer.StatusCode == http.StatusNotFound && (!known || r.Message == ""):
 		r.Advice = "Is this the address of a Secrets Manager?"
-	case answer.StatusCode == http.StatusNotFound:
-		r.Advice = "It does not exist, or you may not reach it."
+	case answer.StatusCode == http.StatusNotFound && r.Message == notFound:
+		r.Advice = o.advice.absent
 	case answer.StatusCode == http.StatusTooManyRequests:
 		r.Advice = "Wait a minute."
 	}

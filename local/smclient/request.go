@@ -2,6 +2,7 @@ package smclient
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -43,6 +44,9 @@ type call struct {
 	// again tells that it may be sent for a second time where nothing is known
 	// of the first.
 	again bool
+	// absent is the advice where the server only says that there is no such thing;
+	// empty: the usual one.
+	absent string
 }
 
 // do gives the body of the answer, which is JSON unless it is empty.
@@ -60,6 +64,7 @@ func (c *Client) do(ctx context.Context, k call) ([]byte, error) {
 	}
 	o := outgoing{
 		doing: k.doing, method: k.method, url: address, again: k.again || k.method == http.MethodGet,
+		advice: advice{session: c.newSession(), absent: cmp.Or(k.absent, "It does not exist, or you may not reach it.")},
 		header: map[string]string{"Accept": "*/*", "Authorization": "Bearer " + bearer},
 	}
 	if k.body != nil {
@@ -77,6 +82,22 @@ type outgoing struct {
 	header             map[string]string
 	body               []byte
 	again              bool
+	advice             advice
+}
+
+// advice is what to do about refusals that say too little by themselves.
+type advice struct {
+	session string // that is not accepted
+	absent  string // is what was asked for
+}
+
+// newSession is what an operator does whose session is not accepted. A machine's
+// client gets its own.
+func (c *Client) newSession() string {
+	if c.token == nil {
+		return "Get a new LATCHKEY_OPERATOR_TOKEN."
+	}
+	return ""
 }
 
 // send sends a request, and again where that is safe and may help.
@@ -130,7 +151,7 @@ func (c *Client) sendOnce(ctx context.Context, o outgoing) (content []byte, aske
 		if seconds, err := strconv.Atoi(answer.Header.Get("Retry-After")); err == nil && seconds > 0 {
 			asked = time.Duration(min(seconds, 3600)) * time.Second
 		}
-		return nil, asked, newRefusal(o.doing, answer, content)
+		return nil, asked, newRefusal(o, answer, content)
 	}
 	if kind, _, err := mime.ParseMediaType(answer.Header.Get("Content-Type")); len(content) > 0 &&
 		(err != nil || !strings.HasPrefix(kind, "application/") || !strings.Contains(kind, "json")) {

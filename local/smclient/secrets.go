@@ -25,8 +25,10 @@ type Head struct {
 	Projects     []ProjectRef `json:"projects"`
 	Created      time.Time    `json:"creationDate"`
 	Revised      time.Time    `json:"revisionDate"`
-	Read         bool         `json:"read"`
-	Write        bool         `json:"write"`
+	// Deleted is when it came into the trash, where the server tells it.
+	Deleted *time.Time `json:"deletedDate,omitempty"`
+	Read    bool       `json:"read"`
+	Write   bool       `json:"write"`
 }
 
 // ProjectRef is a project that a secret is in.
@@ -51,6 +53,7 @@ type headObject struct {
 	belonging
 	Key      string             `json:"key"`
 	Projects []projectRefObject `json:"projects"`
+	Deleted  *time.Time         `json:"deletedDate"`
 	Read     bool               `json:"read"`
 	Write    bool               `json:"write"`
 }
@@ -60,7 +63,7 @@ func (headObject) required() []string { return []string{"id", "organizationId", 
 func (o headObject) open(v vault) (Head, error) {
 	h := Head{
 		ID: o.ID, Organization: o.OrganizationID, Created: o.CreationDate, Revised: o.RevisionDate,
-		Read: o.Read, Write: o.Write, Projects: []ProjectRef{},
+		Deleted: o.Deleted, Read: o.Read, Write: o.Write, Projects: []ProjectRef{},
 	}
 	var err error
 	if h.Key, err = v.key.Decrypt(o.Key); err != nil {
@@ -265,9 +268,11 @@ func (c *Client) CreateSecret(ctx context.Context, w Written) (Secret, error) {
 	if err != nil {
 		return Secret{}, err
 	}
-	return getOpen[secretObject](ctx, c, call{
-		doing: "create a secret", method: http.MethodPost, path: []string{"organizations", v.organization, "secrets"}, body: w.seal(v),
-	})
+	k := call{doing: "create a secret", method: http.MethodPost, path: []string{"organizations", v.organization, "secrets"}, body: w.seal(v)}
+	if c.token != nil && w.Project == "" {
+		k.absent = "Machines create secrets in a project: --project."
+	}
+	return getOpen[secretObject](ctx, c, k)
 }
 
 // UpdateSecret makes a secret what is written; valueChanged tells that its value

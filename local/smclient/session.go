@@ -81,6 +81,7 @@ func (c *Client) exchange(ctx context.Context) (exchanged, error) {
 		"&client_secret=" + formEscape(c.token.ClientSecret) + "&grant_type=client_credentials"
 	content, err := c.send(ctx, outgoing{
 		doing: doingExchange, method: http.MethodPost, url: c.identity + "/connect/token", again: true,
+		advice: advice{absent: "Is " + c.server + " the base URL of a Secrets Manager, without /api?"},
 		header: map[string]string{
 			"Accept":       "application/json",
 			"Content-Type": "application/x-www-form-urlencoded; charset=utf-8",

@@ -59,6 +59,7 @@ type Operator struct {
 // Client speaks to one server for one machine or one operator. It is safe for
 // concurrent use.
 type Client struct {
+	server        string // the base URL
 	identity, api string
 	http          *http.Client
 	pause         time.Duration
@@ -121,7 +122,7 @@ func newClient(c Config) (*Client, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Client{identity: base + "/identity", api: base + "/api", http: c.HTTP, pause: c.Pause, mostBytes: maxAnswer, now: c.Now}, nil
+	return &Client{server: base, identity: base + "/identity", api: base + "/api", http: c.HTTP, pause: c.Pause, mostBytes: maxAnswer, now: c.Now}, nil
 }
 
 func baseURL(server string) (string, error) {

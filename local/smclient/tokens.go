@@ -44,22 +44,27 @@ func (tokenObject) required() []string { return []string{"id", "name", "creation
 
 func (o tokenObject) identifier() string { return o.ID }
 
-func (o tokenObject) open(v vault) (Token, error) {
+func (o tokenObject) open(v vault) (t Token, err error) {
+	t = o.unnamed()
+	t.Name, err = v.key.Decrypt(o.Name)
+	return t, err
+}
+
+func (o tokenObject) unnamed() Token {
 	text := func(s *string) string {
 		if s == nil {
 			return ""
 		}
 		return printable(*s)
 	}
-	name, err := v.key.Decrypt(o.Name)
 	t := Token{
-		ID: o.ID, Name: name, Created: o.Created, By: text(o.By), Expires: o.Expires, ReadOnly: o.ReadOnly, Projects: o.Projects,
+		ID: o.ID, Created: o.Created, By: text(o.By), Expires: o.Expires, ReadOnly: o.ReadOnly, Projects: o.Projects,
 		Revoked: o.Revoked, Revoker: text(o.Revoker), LastUsed: o.LastUsed, Address: text(o.Address),
 	}
 	if t.Projects == nil {
 		t.Projects = []string{}
 	}
-	return t, err
+	return t
 }
 
 func (c *Client) tokens(ctx context.Context, machine string, revokedToo bool) ([]tokenObject, error) {
@@ -92,15 +97,16 @@ func (c *Client) Tokens(ctx context.Context, machine string, revokedToo bool) ([
 	return tokens, err
 }
 
-// TokenIDs lists the ids of a machine account's access tokens, of the revoked
-// ones too. No key is needed.
-func (c *Client) TokenIDs(ctx context.Context, machine string) ([]string, error) {
+// UnnamedTokens lists the access tokens of a machine account, the revoked ones
+// too, without their names, for which no key is needed.
+func (c *Client) UnnamedTokens(ctx context.Context, machine string) ([]Token, error) {
 	objects, err := c.tokens(ctx, machine, true)
-	ids := make([]string, len(objects))
+	tokens := make([]Token, len(objects))
 	for i, o := range objects {
-		ids[i] = o.ID
+		tokens[i] = o.unnamed()
+		tokens[i].Machine = machine
 	}
-	return ids, err
+	return tokens, err
 }
 
 // NewToken is what an access token is to be.

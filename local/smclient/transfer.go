@@ -111,19 +111,69 @@ func ReadTransfer(content []byte) (Transfer, error) {
 // Import adds projects and secrets. Of encrypted ones each text has to be under
 // the organisation's key; readable ones are encrypted first.
 func (c *Client) Import(ctx context.Context, t Transfer, readable bool) error {
-	v, err := c.unlock(ctx)
+	_, sealed, err := c.bothForms(ctx, t, readable)
 	if err != nil {
 		return err
 	}
-	const doing = "import"
+	organization, err := c.Organization(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = c.do(ctx, call{doing: doingImport, method: http.MethodPost, path: []string{"sm", organization, "import"}, body: sealed})
+	return err
+}
+
+// Namesakes counts the projects and the secrets of a transfer whose names exist
+// already; an import makes a second one of each.
+func (c *Client) Namesakes(ctx context.Context, t Transfer, readable bool) (projects, secrets int, err error) {
+	plain, _, err := c.bothForms(ctx, t, readable)
+	if err != nil {
+		return 0, 0, err
+	}
+	thereProjects, err := c.Projects(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	thereSecrets, err := c.Secrets(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	projectNames, secretNames := map[string]bool{}, map[string]bool{}
+	for _, p := range thereProjects {
+		projectNames[p.Name] = true
+	}
+	for _, s := range thereSecrets {
+		secretNames[s.Key] = true
+	}
+	for _, p := range plain.Projects {
+		if projectNames[p.Name] {
+			projects++
+		}
+	}
+	for _, s := range plain.Secrets {
+		if secretNames[s.Key] {
+			secrets++
+		}
+	}
+	return projects, secrets, nil
+}
+
+const doingImport = "import"
+
+// bothForms gives a transfer readable and encrypted.
+func (c *Client) bothForms(ctx context.Context, t Transfer, readable bool) (plain, sealed Transfer, err error) {
+	v, err := c.unlock(ctx)
+	if err != nil {
+		return Transfer{}, Transfer{}, err
+	}
+	plain, sealed = t, t
 	if readable {
-		t, err = t.Encrypt(v.key)
+		sealed, err = t.Encrypt(v.key)
 	} else {
-		_, err = t.Decrypt(v.key)
+		plain, err = t.Decrypt(v.key)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w: %w", doing, fault.Invalid, err)
+		return Transfer{}, Transfer{}, fmt.Errorf("%s: %w: %w", doingImport, fault.Invalid, err)
 	}
-	_, err = c.do(ctx, call{doing: doing, method: http.MethodPost, path: []string{"sm", v.organization, "import"}, body: t})
-	return err
+	return plain, sealed, nil
 }

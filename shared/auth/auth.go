@@ -56,7 +56,10 @@ type Config struct {
 	KeysFile string
 	// Keys gives the keys of tokens that we sign ourselves, used instead of the
 	// two before; Issuer is required then. It is asked when a key set would be
-	// fetched. There may be none yet, and not more than 16.
+	// fetched. There may be none yet, and not more than 16. A key is there for
+	// longer than RefreshAfter before it signs, except the first: a token of a key
+	// that is not among those at hand is then not valid, and is no reason to ask
+	// again and again.
 	Keys func(context.Context) ([]PublicKey, error)
 	// CAFile is a PEM file of certificates that the identity server's is checked
 	// against, besides the system's. It is for when there is no Client.
@@ -114,10 +117,15 @@ func New(c Config) (*Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
+	completeFor := justLoaded
+	if c.Keys != nil {
+		completeFor = c.RefreshAfter
+	}
 	return &Verifier{
 		keys: &keyCache{
 			source:       source,
 			refreshAfter: c.RefreshAfter,
+			completeFor:  completeFor,
 			timeout:      c.FetchTimeout,
 			log:          c.Log,
 			now:          c.Now,

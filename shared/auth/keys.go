@@ -18,9 +18,8 @@ import (
 const (
 	// onDemandEvery is how often tokens of unknown keys can make us fetch.
 	onDemandEvery = 10 * time.Second
-	// justLoaded is how young keys are that a token's not being among them says
-	// it is not valid. Older ones may have been overtaken by a new key; then
-	// only another fetch can tell.
+	// justLoaded is the completeFor of keys that others make: they can sign with
+	// a new key at any moment.
 	justLoaded = time.Second
 	// byAgeEvery is how often a fetch because of age is tried.
 	byAgeEvery = time.Minute
@@ -45,10 +44,14 @@ const (
 type keyCache struct {
 	source       source
 	refreshAfter time.Duration
-	timeout      time.Duration
-	log          *slog.Logger
-	now          func() time.Time
-	onDemand     *rate.Limiter
+	// completeFor is how young keys are that a token's not being among them says
+	// it is not valid. Older ones may have been overtaken by a new key; then
+	// only another fetch can tell.
+	completeFor time.Duration
+	timeout     time.Duration
+	log         *slog.Logger
+	now         func() time.Time
+	onDemand    *rate.Limiter
 
 	held   atomic.Pointer[heldSet]
 	flight singleflight.Group
@@ -101,10 +104,12 @@ func (c *keyCache) newerThan(ctx context.Context, tried *keySet) (*keySet, error
 			return held.keySet, nil
 		}
 		now := c.now()
-		if c.onDemand.AllowN(now, 1) {
+		// Where there are none, which only our own can be, the first may have been
+		// made just now, and signs at once.
+		if len(tried.keys) == 0 || c.onDemand.AllowN(now, 1) {
 			return c.fetch(ctx)
 		}
-		if now.Sub(held.loaded) < justLoaded {
+		if now.Sub(held.loaded) < c.completeFor {
 			return tried, nil
 		}
 		return nil, fmt.Errorf("%w: the key of a token is not known, and the identity server's keys could not be fetched again", fault.Transient)

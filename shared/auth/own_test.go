@@ -174,40 +174,69 @@ func TestAKeySourceThatFailsAndLaterWorks(t *testing.T) {
 	}
 }
 
+func TestBeforeTheFirstKeyNoTokenIsValidAndTheFirstKeyIsFoundAtOnce(t *testing.T) {
+	key := rsaKey(t)
+	o := &own{}
+	o.publish(nil)
+	v := o.verifier(t)
+	raw := session(t, "RS256/1", "RS256", key, nil)
+	for range 3 {
+		_, err := v.Verify(t.Context(), raw, sessions)
+		expect(t, err, fault.Unauthenticated, raw)
+		if auth.Genuine(err) {
+			t.Error("a made-up token counts as one of ours")
+		}
+	}
+	o.publish(errors.New("no store"))
+	_, err := v.Verify(t.Context(), raw, sessions)
+	expect(t, err, fault.Transient, raw)
+	o.publish(nil, public("RS256/1", "RS256", key))
+	_, err = v.Verify(t.Context(), raw, sessions)
+	expect(t, err, "", raw)
+}
+
 func TestAKeyThatIsNotKnownIsLookedForButNotAtEachRequest(t *testing.T) {
 	key, next := rsaKey(t), rsaKey(t)
 	o := &own{}
-	o.publish(nil) // there is no key before the first session
-	v := o.verifier(t)
-	raw := session(t, "RS256/1", "RS256", key, nil)
-	_, err := v.Verify(t.Context(), raw, sessions)
-	expect(t, err, fault.Unauthenticated, raw)
-
-	// The first key was made somewhere, but we have looked a moment ago.
 	o.publish(nil, public("RS256/1", "RS256", key))
-	o.clock.advance(2 * time.Second)
+	v := o.verifier(t)
+	raw, unknown := session(t, "RS256/1", "RS256", key, nil), session(t, "RS256/2", "RS256", next, nil)
+	refused := func(want fault.Class) {
+		t.Helper()
+		_, err := v.Verify(t.Context(), unknown, sessions)
+		expect(t, err, want, unknown)
+	}
+	refused(fault.Unauthenticated)
 	before := o.asked.Load()
 	for range 50 {
-		_, err = v.Verify(t.Context(), raw, sessions)
-		expect(t, err, fault.Transient, raw)
+		o.clock.advance(100 * time.Millisecond)
+		refused(fault.Unauthenticated)
 	}
 	if o.asked.Load() != before {
 		t.Error("tokens of unknown keys made us ask")
 	}
+
+	// That it cannot be looked for is no fault of the token's; that it was looked
+	// for a while ago is an answer for as long as the keys are not old.
+	o.publish(errors.New("no store"))
 	o.clock.advance(10 * time.Second)
-	_, err = v.Verify(t.Context(), raw, sessions)
-	expect(t, err, "", raw)
+	refused(fault.Transient)
+	refused(fault.Unauthenticated)
+	o.clock.advance(15 * time.Minute)
+	refused(fault.Transient)
+	refused(fault.Transient)
 
 	// The next one is found at once, and the former still holds.
 	o.publish(nil, public("RS256/2", "RS256", next), public("RS256/1", "RS256", key))
 	o.clock.advance(10 * time.Second)
 	for _, raw := range []string{session(t, "RS256/2", "RS256", next, nil), raw} {
-		_, err = v.Verify(t.Context(), raw, sessions)
+		_, err := v.Verify(t.Context(), raw, sessions)
 		expect(t, err, "", raw)
 	}
 	// It holds no longer once it is published no more.
 	o.publish(nil, public("RS256/2", "RS256", next))
 	o.clock.advance(16 * time.Minute)
+	_, err := v.Verify(t.Context(), raw, sessions)
 	deadline := time.Now().Add(5 * time.Second)
 	for fault.Of(err) != fault.Unauthenticated && time.Now().Before(deadline) {
 		_, err = v.Verify(t.Context(), raw, sessions)

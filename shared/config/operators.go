@@ -97,15 +97,16 @@ func (r Rule) Grants(values []string, organization string) bool {
 
 // Parse reads the rules of administrators and those of members.
 func (o *Operators) Parse() (admins, members []Rule, err error) {
-	admins, adminsErr := parseRules("OPERATOR_RULES", o.Rules)
-	members, membersErr := parseRules("MEMBER_RULES", o.MemberRules)
+	admins, adminsErr := ParseRules("OPERATOR_RULES", o.Rules)
+	members, membersErr := ParseRules("MEMBER_RULES", o.MemberRules)
 	return admins, members, errors.Join(adminsErr, membersErr)
 }
 
-func parseRules(setting string, texts []string) ([]Rule, error) {
+// ParseRules reads the rules of one setting, whose name is without the prefix.
+func ParseRules(setting string, texts []string) ([]Rule, error) {
 	var rules []Rule
 	var faults []error
-	for _, text := range texts {
+	for _, text := range tidy(texts) {
 		rule, err := parseRule(text)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("%s%s: %q: %w", Prefix, setting, text, err))

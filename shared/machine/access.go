@@ -2,6 +2,7 @@ package machine
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/store"
@@ -14,13 +15,19 @@ type Caller struct {
 	person  *Person
 	// Address and RequestID are the request's, for events.
 	Address, RequestID string
+	// Recorded is set, where there is one, when the audit log is told something of
+	// the request.
+	Recorded *atomic.Bool
 }
 
 // session is a machine's, as it was found when the request began.
 type session struct {
-	organization, account, token string
-	state                        Account
-	limits                       Token
+	Claims
+	state  Account
+	limits Token
+	// over is why the session may do nothing any more but repeat the rotation that
+	// ended it; nil where it has not ended.
+	over error
 }
 
 // Role is what a person is in an organisation.
@@ -36,8 +43,10 @@ const (
 // Person is somebody whom the organisation's OpenID provider knows.
 type Person struct {
 	Subject string
-	Groups  []string
-	Role    func(organization string) Role
+	// Email is empty where the provider does not tell it. It decides nothing.
+	Email  string
+	Groups []string
+	Role   func(organization string) Role
 }
 
 // OfPerson makes the caller of a person's request.
@@ -47,7 +56,7 @@ func OfPerson(p Person) Caller { return Caller{person: &p} }
 func (c Caller) Actor() string {
 	switch {
 	case c.machine != nil:
-		return "service-account:" + c.machine.account
+		return "service-account:" + c.machine.Account
 	case c.person != nil:
 		return "user:" + c.person.Subject
 	default:
@@ -60,7 +69,7 @@ func (c Caller) Token() string {
 	if c.machine == nil {
 		return ""
 	}
-	return c.machine.token
+	return c.machine.Token
 }
 
 // Machine is the id of the calling service account; empty for people.
@@ -68,14 +77,17 @@ func (c Caller) Machine() string {
 	if c.machine == nil {
 		return ""
 	}
-	return c.machine.account
+	return c.machine.Account
 }
 
 // In tells what the caller may do in an organisation; NotFound where that is
-// nothing at all.
+// nothing at all, and Refused where the caller's session is over.
 func (c Caller) In(organization string) (Access, error) {
 	if c.machine != nil {
-		if c.machine.organization != organization {
+		if c.machine.over != nil {
+			return Access{}, c.machine.over
+		}
+		if c.machine.Organization != organization {
 			return Access{}, NotFound()
 		}
 		return Access{Caller: c, Organization: organization}, nil
@@ -122,6 +134,14 @@ func (a Access) Subject() string {
 		return ""
 	}
 	return a.person.Subject
+}
+
+// Email is the calling person's address; empty where it is not known.
+func (a Access) Email() string {
+	if a.person == nil {
+		return ""
+	}
+	return a.person.Email
 }
 
 // Groups are the calling person's.

@@ -90,13 +90,22 @@ func beforeEvents(at time.Time) string {
 // Record writes a line of the audit log for each thing that a caller did
 // something to. Where that is an event too, Done is to be called instead.
 func (m *Machines) Record(ctx context.Context, a Access, action string, subjects ...string) {
-	m.record(ctx, a, audit.Event{Action: action, Outcome: audit.Allowed}, subjects...)
+	m.record(ctx, a.Caller, audit.Event{Action: action, Outcome: audit.Allowed}, subjects...)
 }
 
-func (m *Machines) record(ctx context.Context, a Access, e audit.Event, subjects ...string) {
-	e.Actor, e.Token, e.RequestID, e.Address = a.Actor(), a.Token(), a.RequestID, a.Address
+// Denied writes a line of the audit log for each of several things that a caller
+// was not allowed to do this to.
+func (m *Machines) Denied(ctx context.Context, c Caller, what Type, subjects ...string) {
+	m.record(ctx, c, audit.Event{Action: actions[what], Outcome: audit.Refused, Reason: "the caller may not do this"}, subjects...)
+}
+
+func (m *Machines) record(ctx context.Context, c Caller, e audit.Event, subjects ...string) {
+	e.Actor, e.Token, e.RequestID, e.Address = c.Actor(), c.Token(), c.RequestID, c.Address
 	for _, e.Subject = range subjects {
 		m.audit.Record(ctx, e)
+		if c.Recorded != nil {
+			c.Recorded.Store(true)
+		}
 	}
 }
 

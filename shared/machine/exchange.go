@@ -18,6 +18,8 @@ var ErrClient = fmt.Errorf("%w: the access token is not known or its client secr
 // Granted is what an access token is exchanged for.
 type Granted struct {
 	Organization, Account, Token string
+	// Generation is of the client secret (Token.Generation).
+	Generation int
 	// Payload is for the token's holder, who alone can open it.
 	Payload string
 	// Ends is when the client secret ceases to be good. Zero: never.
@@ -25,9 +27,13 @@ type Granted struct {
 }
 
 // Exchange checks a client secret, in one read of the store. Only who has the
-// right one is told what else is wrong with the token (Refused). Whether the
-// account and the organisation are in order is seen at each request of the
-// session.
+// right one is told what else is wrong with the token (Refused).
+//
+// That one read is of the token. So the exchange of a token whose organisation
+// was disabled a moment ago, or whose account was deleted and its tokens are yet
+// to be revoked, succeeds; each request of its session is refused with the reason
+// (Session), and the session opens nothing but the payload, which its holder has
+// had before.
 func (m *Machines) Exchange(ctx context.Context, id, clientSecret string) (Granted, error) {
 	token, err := m.claimed(ctx, id)
 	if err != nil {
@@ -47,8 +53,9 @@ func (m *Machines) Exchange(ctx context.Context, id, clientSecret string) (Grant
 	if err := token.good(now); err != nil {
 		return Granted{}, err
 	}
-	ends := token.Expires
+	ends, generation := token.Expires, token.Generation
 	if !isCurrent {
+		generation--
 		if !now.Before(former.Until) {
 			return Granted{}, Refused("The client secret of the access token was replaced; the former one was good until %s.", day(former.Until))
 		}
@@ -61,7 +68,8 @@ func (m *Machines) Exchange(ctx context.Context, id, clientSecret string) (Grant
 		return Granted{}, fmt.Errorf("exchange: %w", err)
 	}
 	return Granted{
-		Organization: token.Organization, Account: token.Account, Token: id, Payload: parts.Payload, Ends: ends,
+		Organization: token.Organization, Account: token.Account, Token: id, Generation: generation,
+		Payload: parts.Payload, Ends: ends,
 	}, nil
 }
 

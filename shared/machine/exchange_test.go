@@ -62,7 +62,7 @@ func TestExchange(t *testing.T) {
 	expires := func(token *Token, now time.Time) { token.Expires = now.Add(time.Hour) }
 	rotated := func(until time.Duration) func(*Token, time.Time) {
 		return func(token *Token, now time.Time) {
-			token.Former = &Former{Hash: accesstoken.Hash(formerSecret), Until: now.Add(until)}
+			token.Former, token.Generation = &Former{Hash: accesstoken.Hash(formerSecret), Until: now.Add(until)}, 4
 		}
 	}
 	both := func(token *Token, now time.Time) { expires(token, now); rotated(2*time.Hour)(token, now) }
@@ -88,6 +88,7 @@ func TestExchange(t *testing.T) {
 		"a wrong secret of one revoked":         {change: revoked, secret: "x", reason: "-"},
 		"the former secret":                     {change: rotated(time.Minute), secret: formerSecret, ends: time.Minute},
 		"the new secret of one rotated":         {change: rotated(time.Minute), secret: rightSecret},
+		"the former secret without a grace":     {change: rotated(0), secret: formerSecret, reason: "was replaced"},
 		"the former secret after its grace":     {change: rotated(time.Minute), secret: formerSecret, after: time.Minute, reason: "was replaced"},
 		"a former secret that outlasts it":      {change: both, secret: formerSecret, ends: time.Hour},
 		"a former secret where there is none":   {secret: formerSecret, reason: "-"},
@@ -103,11 +104,16 @@ func TestExchange(t *testing.T) {
 			}
 			switch c.reason {
 			case "-":
-				if err != ErrClient { //nolint:errorlint // it must be no other, and hold no more
+				if err != ErrClient { // no other, which could hold more
 					t.Errorf("%v, want ErrClient", err)
 				}
 			case "":
 				want := Granted{Organization: "organization", Account: "account", Token: e.id, Payload: "2.payload"}
+				if record, err := e.tokens.Get(t.Context(), e.id); err != nil {
+					t.Fatal(err)
+				} else if want.Generation = record.Value.Generation; c.secret == formerSecret {
+					want.Generation--
+				}
 				if c.ends > 0 {
 					want.Ends = begin.Add(c.ends)
 				}
@@ -130,7 +136,7 @@ func TestExchange(t *testing.T) {
 func TestAnUnknownIDIsRefusedAsAWrongSecretIs(t *testing.T) {
 	e := newExchanger(t, nil)
 	for _, id := range []string{uuid.NewString(), "", "x", strings.Repeat("x", 1000), "\x00", strings.ToUpper(e.id)} {
-		if _, err := e.Exchange(t.Context(), id, rightSecret); err != ErrClient { //nolint:errorlint // as above
+		if _, err := e.Exchange(t.Context(), id, rightSecret); err != ErrClient {
 			t.Errorf("%q: %v, want ErrClient", id, err)
 		}
 	}

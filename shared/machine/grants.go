@@ -95,7 +95,7 @@ func (m *Machines) GrantProject(ctx context.Context, account, project string, ri
 
 // ForgetProject takes a project from every account of the organisation.
 func (m *Machines) ForgetProject(ctx context.Context, organization, project string) error {
-	return m.setHolders(ctx, organization, projects, project, nil)
+	return m.setHolders(ctx, Access{Organization: organization}, projects, project, nil)
 }
 
 // ForgetSecrets takes secrets from every account of the organisation.
@@ -125,28 +125,38 @@ func (m *Machines) ForgetSecrets(ctx context.Context, organization string, ids [
 }
 
 // SetSecretAccounts makes these accounts, and no others, have a policy on a
-// secret. Where one of them does not exist in the organisation, nothing changes.
-func (m *Machines) SetSecretAccounts(ctx context.Context, organization, secret string, want map[string]Rights) error {
-	return m.setHolders(ctx, organization, secrets, secret, want)
+// secret, for a caller who may write it. Whoever gives an account more than it
+// has needs to administer that; taking away is free. Where one of them does not
+// exist in the organisation, or must not be given it, nothing changes.
+func (m *Machines) SetSecretAccounts(ctx context.Context, a Access, secret string, want map[string]Rights) error {
+	return m.setHolders(ctx, a, secrets, secret, want)
 }
 
 // SetProjectAccounts does so on a project.
-func (m *Machines) SetProjectAccounts(ctx context.Context, organization, project string, want map[string]Rights) error {
-	return m.setHolders(ctx, organization, projects, project, want)
+func (m *Machines) SetProjectAccounts(ctx context.Context, a Access, project string, want map[string]Rights) error {
+	return m.setHolders(ctx, a, projects, project, want)
 }
 
 // setHolders changes one account after the other; broken off, it is gone on
-// with when it is called again.
-func (m *Machines) setHolders(ctx context.Context, organization string, of kind, id string, want map[string]Rights) error {
+// with when it is called again. Whether the caller may is looked at together with
+// what is changed; where nothing is wanted it is not asked.
+func (m *Machines) setHolders(ctx context.Context, a Access, of kind, id string, want map[string]Rights) error {
+	hand := func(account string, to *Account) (changed bool, err error) {
+		rights, has := wanted(want, account), (*of(to))[id]
+		if rights != nil && !has.Cover(*rights) && !a.Account(to.People).Cover(ToWrite) {
+			return false, NotFound()
+		}
+		return of.set(to, id, rights)
+	}
 	var changing []string
 	missing := maps.Clone(want)
-	for record, err := range m.Accounts(ctx, organization) {
+	for record, err := range m.Accounts(ctx, a.Organization) {
 		if err != nil {
 			return err
 		}
 		delete(missing, record.ID)
 		// The record is ours: trying the change tells whether it can be made.
-		changed, err := of.set(&record.Value, id, wanted(want, record.ID))
+		changed, err := hand(record.ID, &record.Value)
 		if err != nil {
 			return err
 		}
@@ -155,11 +165,13 @@ func (m *Machines) setHolders(ctx context.Context, organization string, of kind,
 		}
 	}
 	for account := range missing {
+		if !a.IsAdmin() {
+			return NotFound() // as if it were one that he may not see
+		}
 		return Invalid("There is no machine account %s in this organization.", account)
 	}
 	for _, account := range changing {
-		err := m.regrant(ctx, account, func(a *Account) (bool, error) { return of.set(a, id, wanted(want, account)) })
-		if err != nil {
+		if err := m.regrant(ctx, account, func(to *Account) (bool, error) { return hand(account, to) }); err != nil {
 			return err
 		}
 	}

@@ -155,9 +155,11 @@ type Token struct {
 	Revised      time.Time `json:"revised"`
 	// Expires: zero is never.
 	Expires time.Time `json:"expires,omitzero"`
-	// Hash is accesstoken.Hash of the client secret.
-	Hash string `json:"hash"`
-	// Former is the client secret before the last rotation.
+	// Hash is accesstoken.Hash of the client secret, and Generation how many
+	// there were before it.
+	Hash       string `json:"hash"`
+	Generation int    `json:"generation,omitempty"`
+	// Former is the client secret of the generation before.
 	Former *Former `json:"former,omitempty"`
 	// Sealed is the EncStrings of sealedParts under the keyring.
 	Sealed []byte `json:"sealed"`
@@ -169,12 +171,16 @@ type Token struct {
 	Revoked  *Deed    `json:"revoked,omitempty"`
 }
 
-// Former is a client secret that was rotated away and is good for a while yet.
+// Former is a client secret that was rotated away.
 type Former struct {
-	Hash  string    `json:"hash"`
+	Hash string `json:"hash"`
+	// Until is when it ceases, or ceased, to be good.
 	Until time.Time `json:"until"`
+	// Replaced is when it was rotated away, and Session in which session.
+	Replaced time.Time `json:"replaced"`
+	Session  string    `json:"session"`
 	// Successor is the client secret that took its place, sealed under the
-	// keyring: whoever rotates the former again, since the answer was lost or
+	// keyring: whoever may rotate the former again, since the answer was lost or
 	// another holder was faster, gets the same.
 	Successor []byte `json:"successor"`
 }

@@ -126,8 +126,13 @@ func (w *world) token(t testing.TB, account string) (id, clientSecret string) {
 	return record.ID, clientSecret
 }
 
+// session is one made with the first client secret of a token.
 func (w *world) session(ctx context.Context, account, token string) (machine.Caller, error) {
-	return w.Session(ctx, machine.Claims{Organization: w.organization, Account: account, Token: token})
+	return w.Session(ctx, w.claims(account, token))
+}
+
+func (w *world) claims(account, token string) machine.Claims {
+	return machine.Claims{Organization: w.organization, Account: account, Token: token, Session: "a session"}
 }
 
 func (w *world) machine(t testing.TB, account, token string) machine.Caller {
@@ -361,6 +366,44 @@ func TestATokenMadeWhileItsAccountIsDeletedIsRevoked(t *testing.T) {
 		if record.Value.Revoked == nil {
 			t.Error("the token lives on")
 		}
+	}
+}
+
+func TestATokenOfWhichNobodyKnowsWhetherItsAccountIsThereIsRevoked(t *testing.T) {
+	for name, unread := range map[string]storetest.When{"the store fails": storetest.Before, "the time is over": storetest.Hang} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			id := w.account(t, w.admin())
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			w.driver.Inject(storetest.Fault{Method: storetest.Get, Collection: "service-accounts", Skip: 1, When: unread})
+			_, clientSecret, err := w.CreateToken(ctx, w.admin(), id, w.newToken())
+			want(t, err, fault.Transient, "")
+			if clientSecret != "" || w.driver.Pending() != 0 {
+				t.Error("a client secret was given, or nothing failed")
+			}
+			made := 0
+			for record, err := range w.Tokens(t.Context(), id) {
+				ok(t, err)
+				if made++; record.Value.Revoked == nil {
+					t.Error("the token lives on")
+				}
+			}
+			if made != 1 {
+				t.Errorf("%d tokens were made", made)
+			}
+		})
+	}
+	// If that fails too, the answer names the token.
+	w := newWorld(t)
+	id := w.account(t, w.admin())
+	w.driver.Inject(
+		storetest.Fault{Method: storetest.Get, Collection: "service-accounts", Skip: 1},
+		storetest.Fault{Method: storetest.Get, Collection: "access-tokens"},
+	)
+	_, _, err := w.CreateToken(t.Context(), w.admin(), id, w.newToken())
+	for record := range w.Tokens(t.Context(), id) {
+		want(t, err, fault.Transient, "could not be revoked: "+record.ID)
 	}
 }
 

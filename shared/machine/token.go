@@ -29,6 +29,11 @@ const (
 	latestEnd = 100 * 365 * 24 * time.Hour
 	// MaxGrace is how long a client secret may stay good after its rotation.
 	MaxGrace = 7 * 24 * time.Hour
+	// repeatTime is how long the session that rotated a client secret away can ask
+	// for the new one again.
+	repeatTime = 5 * time.Minute
+	// tidyTime bounds what is done after a request's own time is over.
+	tidyTime = 5 * time.Second
 	// revokeAtOnce is how many tokens of a batch are being revoked at a time.
 	revokeAtOnce = 8
 )
@@ -77,13 +82,12 @@ func (m *Machines) CreateToken(ctx context.Context, c Caller, account string, t 
 	}
 	m.Done(ctx, a, TokenCreated, account, token.ID, token.ID)
 	// An account that was deleted since it was read above has had its tokens
-	// revoked, perhaps before there was this one.
-	_, gone := m.Account(ctx, account)
-	if fault.Of(gone) == fault.NotFound {
-		err = m.revoke(ctx, a, account, []string{token.ID})
-	}
-	if err = cmp.Or(err, gone); err != nil {
-		return store.Record[Token]{}, "", err
+	// revoked, perhaps before there was this one. Where that cannot be known, the
+	// token goes as well: nobody is given its client secret.
+	if _, gone := m.Account(ctx, account); gone != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+		defer cancel()
+		return store.Record[Token]{}, "", cmp.Or(m.revoke(ctx, a, account, []string{token.ID}), gone)
 	}
 	return token, clientSecret, nil
 }
@@ -211,7 +215,7 @@ func (m *Machines) noteRevocation(ctx context.Context, a Access, account, token 
 		m.Done(ctx, a, TokenRevoked, account, token, token)
 	case result.err != nil:
 		// It may have happened all the same, and then is no news when it is repeated.
-		m.record(ctx, a, audit.Event{Action: actions[TokenRevoked], Outcome: audit.Failed, Reason: result.err.Error()}, token)
+		m.record(ctx, a.Caller, audit.Event{Action: actions[TokenRevoked], Outcome: audit.Failed, Reason: result.err.Error()}, token)
 	}
 }
 
@@ -241,16 +245,17 @@ func (m *Machines) revokeOne(ctx context.Context, a Access, account, id string) 
 // have the same token, is given the same new one. So at any time two client
 // secrets are good at the most, and who holds either holds the token; one that
 // leaked is to be rotated without a grace, or its token revoked.
+//
+// After the grace, or where there was none, the former is of no use to anybody
+// but the session that rotated it: for repeatTime that one, and no other that
+// was made with the same client secret, is given the new one again. Who merely
+// stole the former cannot have it, and who was given it was so once already.
 func (m *Machines) Rotate(ctx context.Context, c Caller, clientSecret string, grace time.Duration) (token store.Record[Token], fresh string, err error) {
 	if c.machine == nil {
 		return store.Record[Token]{}, "", NotFound()
 	}
 	if grace < 0 || grace > MaxGrace {
 		return store.Record[Token]{}, "", Invalid("The old client secret can stay valid for %s at the most.", lifetime(MaxGrace))
-	}
-	a, err := c.In(c.machine.organization)
-	if err != nil {
-		return store.Record[Token]{}, "", err
 	}
 	id := c.Token()
 	changed := false
@@ -261,52 +266,49 @@ func (m *Machines) Rotate(ctx context.Context, c Caller, clientSecret string, gr
 		}
 		changed = accesstoken.Matches(clientSecret, r.Value.Hash)
 		if !changed {
-			if fresh, err = m.successor(ctx, id, r.Value.Former, clientSecret, now); err != nil {
+			if fresh, err = m.successor(ctx, c, r.Value.Former, clientSecret); err != nil {
 				return err
 			}
 			return store.ErrUnchanged
 		}
+		if err := r.Value.inForce(c.machine.Generation, now); err != nil {
+			return err
+		}
 		fresh = accesstoken.NewSecret()
-		former, err := m.former(ctx, r, fresh, now.Add(grace))
+		sealed, err := m.sealField(ctx, m.subject(id, successorField), []byte(fresh))
 		if err != nil {
 			return err
 		}
-		r.Value.Hash, r.Value.Former, r.Value.Revised = accesstoken.Hash(fresh), former, now
+		until := now.Add(grace)
+		if ends := r.Value.Expires; !ends.IsZero() && until.After(ends) {
+			until = ends
+		}
+		r.Value.Former = &Former{Hash: r.Value.Hash, Until: until, Replaced: now, Session: c.machine.Session, Successor: sealed}
+		r.Value.Hash, r.Value.Revised = accesstoken.Hash(fresh), now
+		r.Value.Generation++
 		return nil
 	})
 	if err != nil {
 		return store.Record[Token]{}, "", absentIsNotFound("rotate access token", err)
 	}
 	if changed {
-		m.Done(ctx, a, TokenRotated, a.Machine(), id, id)
+		m.Done(ctx, Access{Caller: c, Organization: c.machine.Organization}, TokenRotated, c.Machine(), id, id)
 	}
 	return token, fresh, nil
 }
 
-// former is what is kept of the client secret that a token has had until now.
-func (m *Machines) former(ctx context.Context, r *store.Record[Token], fresh string, until time.Time) (*Former, error) {
-	if ends := r.Value.Expires; !ends.IsZero() && until.After(ends) {
-		until = ends
-	}
-	if !until.After(m.now()) {
-		return nil, nil
-	}
-	sealed, err := m.sealField(ctx, m.subject(r.ID, successorField), []byte(fresh))
-	if err != nil {
-		return nil, err
-	}
-	return &Former{Hash: r.Value.Hash, Until: until, Successor: sealed}, nil
-}
-
-// successor gives the client secret that took the place of a former one.
-func (m *Machines) successor(ctx context.Context, id string, former *Former, clientSecret string, now time.Time) (string, error) {
+// successor gives a caller the client secret that took the place of a former
+// one.
+func (m *Machines) successor(ctx context.Context, c Caller, former *Former, clientSecret string) (string, error) {
 	if former == nil {
 		former = &Former{} // which nothing matches, in the same time
 	}
-	if !accesstoken.Matches(clientSecret, former.Hash) || !now.Before(former.Until) {
+	now := m.now()
+	may := now.Before(former.Until) || former.repeats(c.machine.Session, now)
+	if !accesstoken.Matches(clientSecret, former.Hash) || !may {
 		return "", Invalid("The client secret is not the one that is valid for this access token.")
 	}
-	plain, err := m.ring.Open(ctx, m.subject(id, successorField), former.Successor)
+	plain, err := m.ring.Open(ctx, m.subject(c.Token(), successorField), former.Successor)
 	if err != nil {
 		return "", fmt.Errorf("access token: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
 
@@ -18,6 +19,10 @@ import (
 // each does work for every item, atOnce of them at a time, and gives the first
 // error.
 func each[T any](ctx context.Context, items []T, work func(context.Context, T) error) error {
+	return eachOf(ctx, atOnce, items, work)
+}
+
+func eachOf[T any](ctx context.Context, atOnce int, items []T, work func(context.Context, T) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	for _, item := range items {
@@ -38,6 +43,18 @@ func (f *found[T]) add(record store.Record[T]) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.records[record.ID] = record
+}
+
+// added adds a record that was created, which somebody else may have done
+// first.
+func (f *found[T]) added(record store.Record[T], err error) error {
+	switch {
+	case err == nil:
+		f.add(record)
+	case fault.Of(err) == fault.Conflict:
+		return nil
+	}
+	return err
 }
 
 // fetch adds those of the records that exist.

@@ -2,7 +2,6 @@ package secret
 
 import (
 	"context"
-	"maps"
 
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/store"
@@ -39,8 +38,7 @@ func (s *Secrets) Policies(ctx context.Context, c machine.Caller, id string) (ma
 
 // setPolicies replaces the policies on a secret, for people who may write it:
 // those of people in the head, which is still to be written, and those of
-// accounts at once. Whoever gives an account more than it had needs to
-// administer it; taking away is free.
+// accounts at once.
 func (s *Secrets) setPolicies(ctx context.Context, a machine.Access, head *store.Record[Head], p *Policies) error {
 	switch {
 	case p == nil:
@@ -48,22 +46,7 @@ func (s *Secrets) setPolicies(ctx context.Context, a machine.Access, head *store
 	case a.IsMachine():
 		return machine.NotFound()
 	}
-	if !a.IsAdmin() && len(p.Accounts) > 0 {
-		granted := maps.Clone(p.Accounts)
-		for account, err := range s.machines.Accounts(ctx, a.Organization) {
-			if err != nil {
-				return err
-			}
-			rights := account.Value.Secrets[head.ID]
-			if rights.Cover(granted[account.ID]) || a.Account(account.Value.People).Cover(machine.ToWrite) {
-				delete(granted, account.ID)
-			}
-		}
-		if len(granted) > 0 {
-			return machine.NotFound()
-		}
-	}
-	if err := s.machines.SetSecretAccounts(ctx, a.Organization, head.ID, p.Accounts); err != nil {
+	if err := s.machines.SetSecretAccounts(ctx, a, head.ID, p.Accounts); err != nil {
 		return err
 	}
 	head.Value.People = p.People

@@ -36,16 +36,53 @@ func (s *Secrets) Heads(ctx context.Context, organization string) iter.Seq2[stor
 	return s.heads.ByParent(ctx, organization)
 }
 
-// SetProjectPeople replaces the policies of people on a project.
-func (s *Secrets) SetProjectPeople(ctx context.Context, id string, people machine.People) error {
-	_, err := s.projects.Update(ctx, id, func(project *store.Record[Project]) error {
+// SetProjectPeople replaces the policies of people on a project, for people who
+// may write it.
+func (s *Secrets) SetProjectPeople(ctx context.Context, c machine.Caller, id string, people machine.People) (machine.Access, error) {
+	var a machine.Access
+	_, err := s.projects.Update(ctx, id, func(project *store.Record[Project]) (err error) {
+		if a, err = administer(c, *project); err != nil {
+			return err
+		}
 		project.Value.People = people
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("policies of a project: %w", err)
+		return machine.Access{}, fmt.Errorf("policies of a project: %w", err)
 	}
-	return nil
+	s.machines.Record(ctx, a, "project.set-people", id)
+	return a, nil
+}
+
+// SetProjectAccounts replaces the policies of machine accounts on a project, for
+// people who may write it, within what machine.SetProjectAccounts allows them.
+func (s *Secrets) SetProjectAccounts(ctx context.Context, c machine.Caller, id string, want map[string]machine.Rights) (machine.Access, error) {
+	project, err := s.Project(ctx, id)
+	if err != nil {
+		return machine.Access{}, err
+	}
+	a, err := administer(c, project)
+	if err != nil {
+		return machine.Access{}, err
+	}
+	if err := s.machines.SetProjectAccounts(ctx, a, id, want); err != nil {
+		return machine.Access{}, err
+	}
+	s.machines.Record(ctx, a, "project.set-service-accounts", id)
+	return a, nil
+}
+
+// administer tells what the caller may do where a project is whose policies he
+// wants to change; NotFound where he may not.
+func administer(c machine.Caller, project store.Record[Project]) (machine.Access, error) {
+	a, err := c.In(project.Parent)
+	if err != nil {
+		return machine.Access{}, err
+	}
+	if a.IsMachine() || !seeProject(a, project).Rights.Cover(machine.ToWrite) {
+		return machine.Access{}, machine.NotFound()
+	}
+	return a, nil
 }
 
 // ProjectView is a project as one caller sees it.
@@ -192,7 +229,7 @@ func (s *Secrets) DeleteProjects(ctx context.Context, c machine.Caller, ids []st
 	if err != nil {
 		return nil, err
 	}
-	results, deleted, err := attempt(ctx, ids, func(ctx context.Context, id string) error {
+	tried, err := attempt(ctx, ids, func(ctx context.Context, id string) error {
 		if !seeProject(a, all.records[id]).Rights.Cover(machine.ToWrite) {
 			return fault.Forbidden
 		}
@@ -201,8 +238,9 @@ func (s *Secrets) DeleteProjects(ctx context.Context, c machine.Caller, ids []st
 	if err != nil {
 		return nil, err
 	}
-	s.machines.Done(ctx, a, machine.ProjectDeleted, "", "", deleted...)
-	return results, nil
+	s.machines.Denied(ctx, c, machine.ProjectDeleted, tried.denied...)
+	s.machines.Done(ctx, a, machine.ProjectDeleted, "", "", tried.done...)
+	return tried.results, nil
 }
 
 // deleteProject can be repeated from any point where it broke off: by whoever

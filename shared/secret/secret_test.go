@@ -433,7 +433,7 @@ func TestSyncRefusesTheFutureAndPeople(t *testing.T) {
 func TestPoliciesOnASecretAreForThoseWhoMayGrantThem(t *testing.T) {
 	w := newWorld(t)
 	project := w.project(t)
-	if err := w.SetProjectPeople(t.Context(), project, machine.People{Users: map[string]machine.Rights{"member": machine.ToWrite}}); err != nil {
+	if _, err := w.SetProjectPeople(t.Context(), w.admin, project, machine.People{Users: map[string]machine.Rights{"member": machine.ToWrite}}); err != nil {
 		t.Fatal(err)
 	}
 	id := w.secret(t, "value", project)

@@ -24,32 +24,41 @@ type Result struct {
 	Err error
 }
 
-// attempt does something to each of several things, and says to which it was
-// done. It fails only where the store, or whatever else of ours, let nothing be
-// done.
-func attempt(ctx context.Context, ids []string, do func(context.Context, string) error) (results []Result, done []string, err error) {
-	results = make([]Result, len(ids))
+// attempted is what came of all of them, and to which it was done and to which
+// the caller may not do it.
+type attempted struct {
+	results      []Result
+	done, denied []string
+}
+
+// attempt does something to each of several things. It fails only where the
+// store, or whatever else of ours, let nothing be done.
+func attempt(ctx context.Context, ids []string, do func(context.Context, string) error) (attempted, error) {
+	tried := attempted{results: make([]Result, len(ids))}
 	var group errgroup.Group
 	group.SetLimit(atOnce)
 	for i, id := range ids {
 		group.Go(func() error {
-			results[i] = Result{id, do(ctx, id)}
+			tried.results[i] = Result{id, do(ctx, id)}
 			return nil // the others are tried all the same
 		})
 	}
 	_ = group.Wait() // none has an error
-	for _, r := range results {
+	var err error
+	for _, r := range tried.results {
 		switch {
 		case r.Err == nil:
-			done = append(done, r.ID)
-		case fault.Of(r.Err) != fault.Forbidden:
+			tried.done = append(tried.done, r.ID)
+		case fault.Of(r.Err) == fault.Forbidden:
+			tried.denied = append(tried.denied, r.ID)
+		default:
 			err = r.Err
 		}
 	}
-	if len(done) > 0 {
+	if len(tried.done) > 0 {
 		err = nil
 	}
-	return results, done, err
+	return tried, err
 }
 
 // Delete puts secrets into the trash. All exist, and are of one organisation;
@@ -66,15 +75,16 @@ func (s *Secrets) Delete(ctx context.Context, c machine.Caller, ids []string) ([
 	for _, view := range views {
 		picked[view.Head.ID] = view
 	}
-	results, deleted, err := attempt(ctx, ids, func(ctx context.Context, id string) error {
+	tried, err := attempt(ctx, ids, func(ctx context.Context, id string) error {
 		return s.trash(ctx, a, picked[id])
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.machines.Done(ctx, a, machine.SecretDeleted, "", "", deleted...)
+	s.machines.Denied(ctx, c, machine.SecretDeleted, tried.denied...)
+	s.machines.Done(ctx, a, machine.SecretDeleted, "", "", tried.done...)
 	s.sweep(ctx, a.Organization)
-	return results, nil
+	return tried.results, nil
 }
 
 // trash puts one secret into the trash, as it was when its rights were looked
@@ -253,20 +263,34 @@ func (s *Secrets) purge(ctx context.Context, organization string, heads []store.
 }
 
 // purgeMarked deletes the contents by their parent, which finds those as well
-// that no head names, and then the head.
+// that no head names, and then the head. Somebody else may have done so already,
+// and an import have made a secret of the same id since: only what was there
+// while the marked head was still is of that.
 func (s *Secrets) purgeMarked(ctx context.Context, head store.Record[Head]) error {
 	if err := s.depart(ctx, head, s.latest(ctx)); err != nil {
 		return err
 	}
+	var contents []string
 	for content, err := range s.contents.ByParent(ctx, head.ID) {
-		if err == nil {
-			err = unlessGone(s.contents.Delete(ctx, content.ID, store.Any()))
-		}
 		if err != nil {
 			return err
 		}
+		contents = append(contents, content.ID)
 	}
-	return unlessGone(s.heads.Delete(ctx, head.ID, store.Any()))
+	still, err := s.heads.Get(ctx, head.ID)
+	if err != nil || still.Revision != head.Revision {
+		return unlessGone(err)
+	}
+	for _, content := range contents {
+		if err := unlessGone(s.contents.Delete(ctx, content, store.Any())); err != nil {
+			return err
+		}
+	}
+	err = s.heads.Delete(ctx, head.ID, store.AtRevision(head.Revision))
+	if fault.Of(err) == fault.Conflict {
+		return nil
+	}
+	return unlessGone(err)
 }
 
 // Of each organisation the trash is swept at most once in sweepEvery by one

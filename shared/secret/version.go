@@ -171,19 +171,23 @@ func (s *Secrets) DeleteVersions(ctx context.Context, c machine.Caller, ids []st
 	if err != nil {
 		return nil, err
 	}
-	results, deleted, err := attempt(ctx, ids, func(ctx context.Context, id string) error {
+	tried, err := attempt(ctx, ids, func(ctx context.Context, id string) error {
 		return s.deleteVersion(ctx, c, picked[id].secret.Head.ID, id)
 	})
 	if err != nil {
 		return nil, err
 	}
-	var edited []string
-	for _, id := range deleted {
-		edited = append(edited, picked[id].secret.Head.ID)
+	secretsOf := func(versions []string) []string {
+		var secrets []string
+		for _, id := range versions {
+			secrets = append(secrets, picked[id].secret.Head.ID)
+		}
+		slices.Sort(secrets)
+		return slices.Compact(secrets)
 	}
-	slices.Sort(edited)
-	s.machines.Done(ctx, a, machine.SecretEdited, "", "", slices.Compact(edited)...)
-	return results, nil
+	s.machines.Denied(ctx, c, machine.SecretEdited, secretsOf(tried.denied)...)
+	s.machines.Done(ctx, a, machine.SecretEdited, "", "", secretsOf(tried.done)...)
+	return tried.results, nil
 }
 
 func (s *Secrets) deleteVersion(ctx context.Context, c machine.Caller, secret, id string) error {

@@ -135,16 +135,22 @@ func (k *Keys) Sign(ctx context.Context, claims any) (string, error) {
 	return token, nil
 }
 
+// ErrNoKey is that nothing was signed yet. It is of class Transient.
+var ErrNoKey = fmt.Errorf("%w: nothing was signed yet, so there is no key", fault.Transient)
+
 // Published gives the public keys of all sessions that may not have ended, and
-// of those that will begin soon, the newest first. Transient where there is no
-// key yet.
+// of those that will begin soon, the newest first; ErrNoKey where there is none
+// yet.
 func (k *Keys) Published(ctx context.Context) ([]auth.PublicKey, error) {
 	keys, err := k.list.get(ctx, freshFor(verifiersReadEvery))
+	if err == nil && len(keys) == 0 {
+		// The first may have been made since, and signs already.
+		if keys, err = k.reread(ctx); err == nil && len(keys) == 0 {
+			err = ErrNoKey
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("published keys: %w", err)
-	}
-	if len(keys) == 0 {
-		return nil, fmt.Errorf("%w: published keys: nothing was signed yet, so there is no key", fault.Transient)
 	}
 	published := make([]auth.PublicKey, 0, len(keys))
 	for _, record := range slices.Backward(keys[keys.retired(k.now()):]) {

@@ -16,6 +16,9 @@ import (
 // the first byte is answered like any other; after it the connection is cut.
 type Stream func(w io.Writer) error
 
+// Accepted is the answer to what will be done later.
+type Accepted struct{ Body any }
+
 // errCutShort is of an answer that ended in its middle.
 var errCutShort = errors.New("the answer was cut short")
 
@@ -34,6 +37,8 @@ func write(w http.ResponseWriter, answer any) error {
 			return err
 		}
 		body.start()
+	case Accepted:
+		httpx.WriteJSON(w, http.StatusAccepted, answer.Body)
 	default:
 		httpx.WriteJSON(w, http.StatusOK, answer)
 	}

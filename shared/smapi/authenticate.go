@@ -1,11 +1,14 @@
 package smapi
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/auth"
@@ -25,7 +28,21 @@ const (
 
 	typeClaim         = "type"
 	organizationClaim = "organization"
+	emailClaim        = "email"
+	sessionClaim      = "jti"
+	// generationClaim is what Generation gives.
+	generationClaim = "secret_generation"
 )
+
+// Generation is the claim secret_generation, which is not the original's: which
+// of its token's client secrets a session was made with. Of the first it is empty,
+// and left out.
+func Generation(g machine.Granted) string {
+	if g.Generation == 0 {
+		return ""
+	}
+	return strconv.Itoa(g.Generation)
+}
 
 // sessionSkew is how far the clocks of two of our own servers may be apart.
 const sessionSkew = 10 * time.Second
@@ -36,10 +53,17 @@ const (
 	failuresAtOnce    = 40
 )
 
+// Machines is what is asked of a machine.Machines; a function of people alone
+// links no more of it.
+type Machines interface {
+	Session(ctx context.Context, c machine.Claims) (machine.Caller, error)
+}
+
 // CallersConfig says whose requests are served.
 type CallersConfig struct {
-	// Machines tells whether a session is still good.
-	Machines *machine.Machines
+	// Machines tells whether a session is still good. Nil: people alone are
+	// served, and what is of sessions need not be given.
+	Machines Machines
 	// Sessions are the settings that sessions were made with, and Keys are those
 	// they were signed with.
 	Sessions config.Sessions
@@ -62,15 +86,7 @@ type CallersConfig struct {
 // something else) and Transient. Of made-up tokens an address hears no more than
 // 429 after a while; those who hold a genuine one always hear what is wrong.
 func NewAuthenticator(c CallersConfig) (Authenticator, error) {
-	sessions, err := auth.New(auth.Config{
-		Keys:       c.Keys,
-		Issuer:     c.Sessions.Issuer(),
-		Algorithms: []string{"RS256", "ES256"}, // sessions outlive a change of the setting
-		ClockSkew:  sessionSkew,
-		Claims:     []string{organizationClaim, typeClaim},
-		Log:        c.Logger,
-		Now:        c.Now,
-	})
+	sessions, err := newSessions(c)
 	if err != nil {
 		return nil, fmt.Errorf("sessions of machines: %w", err)
 	}
@@ -78,16 +94,49 @@ func NewAuthenticator(c CallersConfig) (Authenticator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("identity server of people: %w", err)
 	}
+	if sessions == nil && people == nil {
+		return nil, fmt.Errorf("%w: neither machines nor people are to be served", fault.Invalid)
+	}
 	return &callers{
 		machines: c.Machines, sessions: sessions, people: people,
 		limiter: auth.NewLimiter(failuresPerMinute, failuresAtOnce, c.Now),
 	}, nil
 }
 
+func newSessions(c CallersConfig) (*auth.Verifier, error) {
+	if c.Machines == nil {
+		return nil, nil
+	}
+	return auth.New(auth.Config{
+		Keys:       sessionKeys(c.Keys),
+		Issuer:     c.Sessions.Issuer(),
+		Algorithms: []string{"RS256", "ES256"}, // sessions outlive a change of the setting
+		ClockSkew:  sessionSkew,
+		Claims:     []string{organizationClaim, typeClaim, sessionClaim, generationClaim},
+		Log:        c.Logger,
+		Now:        c.Now,
+	})
+}
+
+// sessionKeys has no keys where none was made yet: a session that somebody shows
+// then is none, which is not for the key source to say.
+func sessionKeys(published func(context.Context) ([]auth.PublicKey, error)) func(context.Context) ([]auth.PublicKey, error) {
+	if published == nil {
+		return nil
+	}
+	return func(ctx context.Context) ([]auth.PublicKey, error) {
+		keys, err := published(ctx)
+		if errors.Is(err, signing.ErrNoKey) {
+			err = nil
+		}
+		return keys, err
+	}
+}
+
 type callers struct {
-	machines *machine.Machines
-	sessions *auth.Verifier
-	people   *people // nil: nobody
+	machines Machines
+	sessions *auth.Verifier // nil: no machine
+	people   *people        // nil: nobody
 	limiter  *auth.Limiter
 }
 
@@ -103,7 +152,7 @@ func (c *callers) Authenticate(r *http.Request) (machine.Caller, error) {
 		return machine.Caller{}, c.refuse(r, err, auth.Message(err))
 	}
 	// What nobody has verified decides no more than whose keys are tried.
-	if c.people == nil || auth.UnverifiedClaim(raw, typeClaim) == SessionType {
+	if c.sessions != nil && (c.people == nil || auth.UnverifiedClaim(raw, typeClaim) == SessionType) {
 		return c.session(r, raw)
 	}
 	token, err := c.people.verifier.Verify(r.Context(), raw, c.people.policy)
@@ -126,10 +175,14 @@ func (c *callers) session(r *http.Request, raw string) (machine.Caller, error) {
 	}
 	id, isID := parseID(token.ClientID)
 	organization, inOrganization := parseID(single(token.Claims[organizationClaim]))
-	if !isID || !inOrganization || single(token.Claims[typeClaim]) != SessionType {
+	generation, err := strconv.Atoi(cmp.Or(single(token.Claims[generationClaim]), "0"))
+	if !isID || !inOrganization || err != nil || single(token.Claims[typeClaim]) != SessionType {
 		return machine.Caller{}, machine.Refused("The session is not one of a machine account.")
 	}
-	caller, err := c.machines.Session(r.Context(), machine.Claims{Organization: organization, Account: token.Subject, Token: id})
+	caller, err := c.machines.Session(r.Context(), machine.Claims{
+		Organization: organization, Account: token.Subject, Token: id,
+		Session: single(token.Claims[sessionClaim]), Generation: generation,
+	})
 	if err != nil {
 		return machine.Caller{}, fmt.Errorf("%w (access token %s of service account %s)", err, id, token.Subject)
 	}
@@ -182,7 +235,7 @@ func newPeople(c CallersConfig) (*people, error) {
 	if c.Operators.Audience != "" {
 		p.policy.Audiences = []string{c.Operators.Audience}
 	}
-	claims := []string{p.groups}
+	claims := []string{p.groups, emailClaim}
 	for _, rule := range slices.Concat(admins, members) {
 		claims = append(claims, rule.Claim)
 	}
@@ -208,6 +261,7 @@ func (p *people) caller(token auth.Token) machine.Caller {
 	}
 	return machine.OfPerson(machine.Person{
 		Subject: token.Subject,
+		Email:   single(token.Claims[emailClaim]),
 		Groups:  token.Claims[p.groups],
 		Role: func(organization string) machine.Role {
 			switch {

@@ -14,6 +14,7 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/machine"
+	"github.com/latchkey-fn/latchkey/shared/signing"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
 )
 
@@ -73,6 +74,9 @@ func TestSessionsThatAreOverAreToldWhy(t *testing.T) {
 	revoked.Revoked = by
 	expired.Expires = epoch
 	ofOther.Account = elsewhere
+	rotated := plain
+	rotated.Generation, rotated.Former = 4, &machine.Former{Until: epoch, Replaced: epoch, Session: "another's"}
+	const replaced = "The client secret that this session was made with was replaced, and is no longer valid. Please log in with the new one."
 	const day, ours = "2026-09-01 12:00:00 UTC", "The session has expired, or is not one of this server. Please log in again."
 	for name, c := range map[string]struct {
 		prepare func(e *edge)
@@ -110,10 +114,19 @@ func TestSessionsThatAreOverAreToldWhy(t *testing.T) {
 		"its subject is no id":              {claims: map[string]any{"sub": "x"}, says: ours},
 		"it is of another type":             {header: map[string]any{"alg": "RS256", "kid": "RS256/000001", "typ": "JWT"}, says: ours},
 
-		"its client is no id":       {claims: map[string]any{"client_id": "web"}, says: "The session is not one of a machine account."},
-		"its organisation is no id": {claims: map[string]any{"organization": "x"}, says: "The session is not one of a machine account."},
-		"it has two organisations":  {claims: map[string]any{"organization": []string{organization, elsewhere}}, says: "The session is not one of a machine account."},
-		"it has no organisation":    {claims: map[string]any{"organization": nil}, says: "The session is not one of a machine account."},
+		"its client is no id":         {claims: map[string]any{"client_id": "web"}, says: "The session is not one of a machine account."},
+		"its organisation is no id":   {claims: map[string]any{"organization": "x"}, says: "The session is not one of a machine account."},
+		"it has two organisations":    {claims: map[string]any{"organization": []string{organization, elsewhere}}, says: "The session is not one of a machine account."},
+		"it has no organisation":      {claims: map[string]any{"organization": nil}, says: "The session is not one of a machine account."},
+		"its generation is no number": {claims: map[string]any{"secret_generation": "x"}, says: "The session is not one of a machine account."},
+
+		"its client secret was replaced": {
+			prepare: func(e *edge) { put(e, "access-tokens", token, account, rotated) },
+			claims:  map[string]any{"secret_generation": "3", "jti": "its own"}, says: replaced},
+		"its client secret was replaced long ago": {
+			prepare: func(e *edge) { put(e, "access-tokens", token, account, rotated) },
+			claims:  map[string]any{"jti": "its own"}, says: replaced},
+		"it is of a client secret that is yet to be": {claims: map[string]any{"secret_generation": "1"}, says: replaced},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEdge(t)
@@ -149,6 +162,42 @@ func TestASessionIsGoodWithinTheSkewOfOurOwnClocks(t *testing.T) {
 		if got := asks.as(e.session(claims)).get(path); got.StatusCode != 200 {
 			t.Errorf("%s: %d %s", name, got.StatusCode, got.body)
 		}
+	}
+}
+
+func TestASessionIsGoodForAsLongAsItsClientSecretIs(t *testing.T) {
+	e := newEdge(t)
+	asks := e.whoAPI()
+	put(e, "access-tokens", token, account, machine.Token{
+		Organization: organization, Account: account, Generation: 4, Former: &machine.Former{Until: epoch.Add(time.Hour)},
+	})
+	for generation, status := range map[string]int{"4": 200, "3": 200, "2": 401, "0": 401, "5": 401} {
+		if got := asks.as(e.session(map[string]any{"secret_generation": generation})).get(path); got.StatusCode != status {
+			t.Errorf("%s: %d %s", generation, got.StatusCode, got.body)
+		}
+	}
+}
+
+// There is no key either that could have made these.
+func TestSessionsOfKeysThatAreNotKnownAreMadeUp(t *testing.T) {
+	for name, none := range map[string]bool{"there are others": false, "there is none yet": true} {
+		t.Run(name, func(t *testing.T) {
+			e := newEdge(t)
+			if none {
+				e.config.Keys = signing.New(signing.Config{Store: e.store, Logger: e.logger, Now: e.clock.now}).Published
+			}
+			asks := e.whoAPI()
+			asks.as(e.session(map[string]any{"exp": epoch.Unix() - 60})).get(path) // the keys are at hand
+			unknown := asks.as(e.sessionAs(map[string]any{"alg": "RS256", "kid": "RS256/000002", "typ": "at+jwt"}, nil))
+			var statuses []int
+			for range 60 {
+				e.clock.advance(10 * time.Millisecond)
+				statuses = append(statuses, unknown.get(path).StatusCode)
+			}
+			if statuses[0] != 401 || slices.Contains(statuses, 503) || !slices.Contains(statuses, 429) {
+				t.Errorf("they get %v", statuses)
+			}
+		})
 	}
 }
 
@@ -402,7 +451,7 @@ func FuzzAuthenticate(f *testing.F) {
 				continue
 			}
 			switch fault.Of(err) {
-			case fault.Unauthenticated, fault.NotFound, fault.Transient: // Transient: a key that is not known, too often
+			case fault.Unauthenticated, fault.NotFound:
 			default:
 				t.Fatalf("%q: %v", authorization, err)
 			}

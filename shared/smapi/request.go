@@ -18,6 +18,8 @@ import (
 type Request struct {
 	*http.Request
 	Caller machine.Caller
+	// Answer is the header of the answer.
+	Answer http.Header
 }
 
 // ID reads an id of the path. One that is no UUID does not exist.

@@ -5,10 +5,12 @@
 package smapi
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"net/http"
 	"path"
+	"sync/atomic"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/audit"
@@ -63,7 +65,7 @@ func New(c Config) *API {
 type Operation func(r Request) (answer any, err error)
 
 // Handle adds a route, "GET /secrets/{id}". The action is its name in the audit
-// log where it is refused.
+// log, and what the path names, as {id} or {org}, the subject there.
 func (a *API) Handle(route, action string, run Operation) {
 	a.routes = append(a.routes, route)
 	a.mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, action, run) })
@@ -115,16 +117,18 @@ func answerError(w http.ResponseWriter, r *http.Request, err error) (status int)
 	return writeError(w, err)
 }
 
-// serve answers one request. What was refused, or broke off, is an audit event;
-// what was done is one of the domain's.
+// serve answers one request. What was refused, or broke off, is an audit event.
+// What was done is one too, for which the domain's are taken where it recorded
+// any: those say more.
 func (a *API) serve(w http.ResponseWriter, r *http.Request, action string, run Operation) {
 	ctx := r.Context()
 	event := audit.Event{
 		Action: action, Outcome: audit.Failed, Reason: "the request broke off",
-		RequestID: httpx.RequestID(ctx), Address: httpx.ClientAddress(r),
+		Subject: subjectOf(r), RequestID: httpx.RequestID(ctx), Address: httpx.ClientAddress(r),
 	}
+	recorded := new(atomic.Bool)
 	defer func() {
-		if event.Outcome != audit.Allowed {
+		if event.Outcome != audit.Allowed || !recorded.Load() {
 			a.audit.Record(ctx, event)
 		}
 	}()
@@ -132,14 +136,14 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, action string, run O
 	if err == nil {
 		event.Actor, event.Token = caller.Actor(), caller.Token()
 		httpx.Note(ctx, slog.String("subject", event.Actor), slog.String("token", event.Token))
-		caller.RequestID, caller.Address = event.RequestID, event.Address
+		caller.RequestID, caller.Address, caller.Recorded = event.RequestID, event.Address, recorded
 		var answer any
-		if answer, err = run(Request{r, caller}); err == nil {
+		if answer, err = run(Request{r, caller, w.Header()}); err == nil {
 			err = write(w, answer)
 		}
 	}
 	if err == nil {
-		event.Outcome = audit.Allowed
+		event.Outcome, event.Reason = audit.Allowed, ""
 		return
 	}
 	event.Reason = err.Error()
@@ -150,4 +154,11 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, action string, run O
 	if answerError(w, r, err) < http.StatusInternalServerError {
 		event.Outcome = audit.Refused
 	}
+}
+
+// subjectOf is the id of what a request is about; empty where its path names
+// nothing, or something that is no id.
+func subjectOf(r *http.Request) string {
+	id, _ := parseID(cmp.Or(r.PathValue("id"), r.PathValue("org")))
+	return id
 }

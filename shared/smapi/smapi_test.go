@@ -116,8 +116,60 @@ func TestAnswers(t *testing.T) {
 	if got := asks.get("/api/none-json"); got.StatusCode != 500 {
 		t.Errorf("what is no JSON: %d %q", got.StatusCode, got.body)
 	}
-	if events := e.audited(); len(events) != 0 {
-		t.Errorf("what was done is not this package's to say: %v", events)
+}
+
+func TestARequestLeavesALineOfItsOwnWhereTheDomainLeavesNone(t *testing.T) {
+	e := newEdge(t)
+	api := e.api()
+	machines := machine.New(machine.Config{Store: e.store, Logger: e.logger, Now: e.clock.now})
+	quiet := func(smapi.Request) (any, error) { return nil, nil }
+	api.Handle("GET /things/{id}", "thing.read", quiet)
+	api.Handle("GET /organizations/{org}/things", "thing.list", quiet)
+	api.Handle("POST /things", "thing.count", quiet)
+	api.Handle("GET /said/{id}", "thing.read", func(r smapi.Request) (any, error) {
+		a, err := r.Caller.In(organization)
+		machines.Record(r.Context(), a, "part.read", "1", "2")
+		return nil, err
+	})
+	api.Handle("GET /streamed/{id}", "thing.read", func(r smapi.Request) (any, error) {
+		return smapi.Stream(func(io.Writer) error {
+			a, err := r.Caller.In(organization)
+			machines.Record(r.Context(), a, "part.read", "3")
+			return err
+		}), nil
+	})
+	api.Handle("GET /denied/{id}", "thing.delete", func(r smapi.Request) (any, error) {
+		machines.Denied(r.Context(), r.Caller, machine.SecretDeleted, "4")
+		return nil, nil
+	})
+	api.Handle("GET /fails/{id}", "thing.read", func(r smapi.Request) (any, error) {
+		a, err := r.Caller.In(organization)
+		machines.Record(r.Context(), a, "part.read", "5")
+		return nil, errors.Join(err, fault.Transient)
+	})
+	asks := e.serve(api)
+	for _, path := range []string{
+		"/things/" + token, "/things/" + strings.ToUpper(token), "/things/hunter2", "/organizations/" + organization + "/things",
+		"/said/" + token, "/streamed/" + token, "/denied/" + token, "/fails/" + token,
+	} {
+		asks.get(path)
+	}
+	asks.do("POST", "/things", "{}")
+	var lines []string
+	for _, line := range e.audited() {
+		lines = append(lines, fmt.Sprint(line["action"], " ", line["outcome"], " ", line["subject"]))
+		if line["actor"] != "service-account:"+account || line["token"] != token || line["requestId"] == nil || line["address"] == nil ||
+			(line["reason"] == nil) != (line["outcome"] == "allowed") {
+			t.Errorf("%v", line)
+		}
+	}
+	want := []string{
+		"thing.read allowed " + token, "thing.read allowed " + token, "thing.read allowed <nil>", "thing.list allowed " + organization,
+		"part.read allowed 1", "part.read allowed 2", "part.read allowed 3", "secret.delete refused 4",
+		"part.read allowed 5", "thing.read failed " + token, "thing.count allowed <nil>",
+	}
+	if !slices.Equal(lines, want) {
+		t.Errorf("the audit log is\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
 	}
 }
 
@@ -165,7 +217,7 @@ func TestAnswersThatAreStreamed(t *testing.T) {
 	for _, event := range e.audited() {
 		actions = append(actions, fmt.Sprint(event["action"], " ", event["outcome"]))
 	}
-	if want := []string{"test.fails failed", "test.refused refused", "test.breaks failed", "test.breaks-early failed"}; !slices.Equal(actions, want) {
+	if want := []string{"test.whole allowed", "test.empty allowed", "test.fails failed", "test.refused refused", "test.breaks failed", "test.breaks-early failed"}; !slices.Equal(actions, want) {
 		t.Errorf("audit events are %q", actions)
 	}
 }
@@ -210,8 +262,13 @@ func TestRoutesAreServedWithTheirPrefixesAndWithout(t *testing.T) {
 			t.Errorf("%s: %d %s", path, got.StatusCode, got.body)
 		}
 	}
-	if line := e.requests()[0]; !strings.Contains(line["path"].(string), "/") || len(e.audited()) != 0 {
+	if line := e.requests()[0]; !strings.Contains(line["path"].(string), "/") {
 		t.Errorf("%v", line)
+	}
+	for _, event := range e.audited() { // what has no route has none
+		if event["outcome"] != "allowed" {
+			t.Errorf("%v", event)
+		}
 	}
 	before := len(e.requests())
 	asks.get("/sm/api/things/1?secret=hunter2")
@@ -371,7 +428,7 @@ func TestABodyThatIsTooLarge(t *testing.T) {
 	if p := asks.do("POST", "/api/things", string(fits)+" ").fails(t, 413); p.Message != "The request body is larger than 1000 bytes." {
 		t.Errorf("it says %q", p.Message)
 	}
-	if event := e.audited()[0]; event["outcome"] != "refused" {
+	if event := e.audited()[1]; event["outcome"] != "refused" {
 		t.Errorf("the audit event is %v", event)
 	}
 }

@@ -27,21 +27,41 @@ func Main[Settings any](
 	load func(environment map[string]string) (Settings, []string, error),
 	open func(ctx context.Context, settings Settings, log *slog.Logger) (http.Handler, error),
 ) {
+	awslambda.Start(start(name, load, open))
+}
+
+// MainTick runs a function that is not asked by HTTP but called by a schedule,
+// in the same way.
+func MainTick[Settings any](
+	name string,
+	load func(environment map[string]string) (Settings, []string, error),
+	open func(ctx context.Context, settings Settings, log *slog.Logger) (func(context.Context, awslambda.Tick) error, error),
+) {
+	awslambda.StartTick(start(name, load, open))
+}
+
+// start gives what open makes of the settings. Where that fails it ends the
+// process.
+func start[Settings, Served any](
+	name string,
+	load func(environment map[string]string) (Settings, []string, error),
+	open func(ctx context.Context, settings Settings, log *slog.Logger) (Served, error),
+) Served {
 	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
 	slog.SetDefault(log) // the host's lines are JSON too
 	settings, warnings, err := load(config.Environment())
 	for _, w := range warnings {
 		log.Warn(w)
 	}
-	var handler http.Handler
+	var served Served
 	if err == nil {
-		handler, err = open(context.Background(), settings, log)
+		served, err = open(context.Background(), settings, log)
 	}
 	if err != nil {
 		log.Error(name+" cannot start", "error", err.Error())
 		os.Exit(1)
 	}
-	awslambda.Start(handler)
+	return served
 }
 
 // Account is the credentials and the region that a function runs with.

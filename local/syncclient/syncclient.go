@@ -1,0 +1,399 @@
+// Package syncclient is the operators' client of Billing sync: the connection
+// with the cloud, sponsorship offers, runs of the sync, and the licence of one
+// organisation. It speaks as an operator, who has a token of the organisation's
+// OpenID provider.
+//
+// What has an official route is asked for there; runs, offers by id and the
+// state of the sync are at Latchkey's own, below billing-sync.
+package syncclient
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkey-fn/latchkey/shared/config"
+	"github.com/latchkey-fn/latchkey/shared/fault"
+)
+
+// requestTimeout bounds one request with its answer. A sync of the licence asks
+// the cloud twice meanwhile.
+const requestTimeout = 150 * time.Second
+
+// Config says where the server is, and who asks for which organisation.
+type Config struct {
+	// Server is the base URL; the API is below it, at /api. It is https, but for
+	// this machine's own addresses.
+	Server string
+	// Bearer is a token of the OpenID provider.
+	Bearer config.Secret
+	// Organization is the organisation's id.
+	Organization string
+	// HTTP sends the requests. Nil: a client that follows no redirect, since what
+	// it would carry along is secret.
+	HTTP *http.Client
+	// Pause is how long the client waits before it sends a request for the second
+	// time, and at least between two looks at a run. Zero: half a second.
+	Pause time.Duration
+}
+
+// Client speaks to one server about one organisation. It is safe for concurrent
+// use.
+type Client struct {
+	api          string
+	organization string
+	bearer       config.Secret
+	http         *http.Client
+	pause        time.Duration
+	mostBytes    int64 // of an answer
+}
+
+// New makes a client; nothing is sent.
+func New(c Config) (*Client, error) {
+	base, err := baseURL(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	id, err := uuid.Parse(c.Organization)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the organization's id is not a UUID", fault.Invalid)
+	}
+	if c.Bearer == "" || strings.ContainsAny(c.Bearer.Reveal(), " \t\r\n") {
+		return nil, fmt.Errorf("%w: the operator's token is not a bearer token", fault.Invalid)
+	}
+	if c.HTTP == nil {
+		c.HTTP = newHTTP()
+	}
+	if c.Pause == 0 {
+		c.Pause = 500 * time.Millisecond
+	}
+	return &Client{
+		api: base + "/api", organization: id.String(), bearer: c.Bearer, http: c.HTTP, pause: c.Pause, mostBytes: maxAnswer,
+	}, nil
+}
+
+func baseURL(server string) (string, error) {
+	u, err := url.Parse(server)
+	if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return "", fmt.Errorf("%w: the server is an address such as https://latchkey.example.org", fault.Invalid)
+	}
+	if u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
+		return "", fmt.Errorf("%w: %s: the server's address begins with https://; http:// is for this machine's own addresses", fault.Invalid, u)
+	}
+	return strings.TrimRight(u.String(), "/"), nil
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// newHTTP trusts the system's authorities; SSL_CERT_FILE names others.
+func newHTTP() *http.Client {
+	return &http.Client{
+		Timeout:       requestTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
+			TLSHandshakeTimeout: 10 * time.Second,
+			IdleConnTimeout:     time.Minute,
+		},
+	}
+}
+
+// own is a path below the organisation's billing-sync.
+func (c *Client) own(path ...string) []string {
+	return append([]string{"organizations", c.organization, "billing-sync"}, path...)
+}
+
+// Status tells how the organisation's sync is.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return get[Status](ctx, c, call{doing: "read the state of the sync", path: c.own()})
+}
+
+// Start asks for a run and gives it, or the one that there is.
+func (c *Client) Start(ctx context.Context) (Run, error) {
+	return get[Run](ctx, c, call{doing: "start a sync", method: http.MethodPost, path: c.own("sync"), again: true})
+}
+
+// Run is one run. With a wait the server answers when the run is finished, or
+// when that time is over.
+func (c *Client) Run(ctx context.Context, id string, wait time.Duration) (Run, error) {
+	k := call{doing: "read run " + id, path: c.own("runs", id)}
+	if wait > 0 {
+		k.query = url.Values{"wait": {strconv.Itoa(int(wait / time.Second))}}
+	}
+	return get[Run](ctx, c, k)
+}
+
+// Runs are the newest runs, newest first.
+func (c *Client) Runs(ctx context.Context) ([]Run, error) {
+	return getList[Run](ctx, c, call{doing: "list the runs", path: c.own("runs")})
+}
+
+// longestWait is for how long a server is asked to hold an answer back; look is
+// how often somebody who watches sees something new.
+const (
+	longestWait = 20 * time.Second
+	look        = time.Second
+)
+
+// Follow looks at a run until it is finished, and shows each state to watch,
+// which may be nil.
+func (c *Client) Follow(ctx context.Context, run Run, watch func(Run) error) (Run, error) {
+	wait := longestWait
+	if watch != nil {
+		wait = look
+	}
+	for {
+		if watch != nil {
+			if err := watch(run); err != nil {
+				return run, err
+			}
+		}
+		if run.Finished() {
+			return run, nil
+		}
+		soonest := time.NewTimer(c.pause)
+		next, err := c.Run(ctx, run.ID, wait)
+		if err != nil {
+			soonest.Stop()
+			return run, err
+		}
+		run = next
+		if run.Finished() {
+			soonest.Stop()
+			continue
+		}
+		// A server that does not wait is not asked all the time.
+		select {
+		case <-soonest.C:
+		case <-ctx.Done():
+			soonest.Stop()
+			return run, ctx.Err()
+		}
+	}
+}
+
+// Offers are all that the organisation has.
+func (c *Client) Offers(ctx context.Context) ([]Offer, error) {
+	return getList[Offer](ctx, c, call{doing: "list the offers", path: c.own("offers")})
+}
+
+// planFamilies is the official number of the one kind of sponsorship.
+const planFamilies = 0
+
+// NewOffer is what somebody offers.
+type NewOffer struct {
+	Email string
+	// Name is what the member calls it; it may be empty.
+	Name string
+	// AdminInitiated offers are the organisation's; the others are the member's own,
+	// who has one.
+	AdminInitiated bool
+}
+
+// CreateOffer makes an offer, which the next run sends.
+func (c *Client) CreateOffer(ctx context.Context, o NewOffer) error {
+	body := map[string]any{"planSponsorshipType": planFamilies, "sponsoredEmail": o.Email, "isAdminInitiated": o.AdminInitiated}
+	if o.Name != "" {
+		body["friendlyName"] = o.Name
+	}
+	_, err := c.do(ctx, call{
+		doing: "create an offer", method: http.MethodPost, body: body,
+		path: []string{"organization", "sponsorship", "self-hosted", c.organization, "families-for-enterprise"},
+	})
+	return err
+}
+
+// RevokeOffer revokes one. What the cloud may have is removed there by the next
+// run.
+func (c *Client) RevokeOffer(ctx context.Context, id string) error {
+	_, err := c.do(ctx, call{doing: "revoke offer " + id, method: http.MethodPost, path: c.own("offers", id, "revoke")})
+	return err
+}
+
+// ReissueOffer has the cloud mail an offer anew: to another address or by
+// another name where they are not empty.
+func (c *Client) ReissueOffer(ctx context.Context, id, email, name string) (Offer, error) {
+	body := map[string]string{}
+	if email != "" {
+		body["sponsoredEmail"] = email
+	}
+	if name != "" {
+		body["friendlyName"] = name
+	}
+	return get[Offer](ctx, c, call{doing: "reissue offer " + id, method: http.MethodPost, path: c.own("offers", id, "reissue"), body: body})
+}
+
+// connectionType is the official number of a connection for Billing sync.
+const connectionType = 1
+
+// Connect makes the connection, or gives it another key, and enables it.
+func (c *Client) Connect(ctx context.Context, key config.Secret) (Connection, error) {
+	before, err := c.connection(ctx)
+	if err != nil {
+		return Connection{}, err
+	}
+	k := call{doing: "connect", method: http.MethodPost, path: []string{"organizations", "connections"}, body: c.connectionBody(true, key)}
+	if before.ID != "" {
+		k.method, k.path, k.again = http.MethodPut, append(k.path, before.ID), true
+	}
+	after, err := get[officialConnection](ctx, c, k)
+	return after.connection(), err
+}
+
+// Enable enables or disables the connection, whose key stays. Without one it is
+// a *NoConnection.
+func (c *Client) Enable(ctx context.Context, enabled bool) (Connection, error) {
+	before, err := c.existing(ctx)
+	if err != nil {
+		return Connection{}, err
+	}
+	after, err := get[officialConnection](ctx, c, call{
+		doing: "change the connection", method: http.MethodPut, again: true,
+		path: []string{"organizations", "connections", before.ID}, body: c.connectionBody(enabled, ""),
+	})
+	return after.connection(), err
+}
+
+// connection gives the one that there is; its id is empty where there is none.
+func (c *Client) connection(ctx context.Context) (officialConnection, error) {
+	return get[officialConnection](ctx, c, call{
+		doing: "read the connection", path: []string{"organizations", "connections", c.organization, strconv.Itoa(connectionType)},
+	})
+}
+
+func (c *Client) connectionBody(enabled bool, key config.Secret) any {
+	settings := map[string]string{}
+	if key != "" {
+		settings["billingSyncKey"] = key.Reveal()
+	}
+	return map[string]any{"type": connectionType, "organizationId": c.organization, "enabled": enabled, "config": settings}
+}
+
+// Disconnect removes the connection with its key. Without one it is a
+// *NoConnection.
+func (c *Client) Disconnect(ctx context.Context) error {
+	before, err := c.existing(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = c.do(ctx, call{doing: "remove the connection", method: http.MethodDelete, path: []string{"organizations", "connections", before.ID}})
+	return err
+}
+
+func (c *Client) existing(ctx context.Context) (officialConnection, error) {
+	connection, err := c.connection(ctx)
+	if err == nil && connection.ID == "" {
+		err = &NoConnection{Organization: c.organization}
+	}
+	return connection, err
+}
+
+// NoConnection is that an organisation is not connected with the cloud.
+type NoConnection struct{ Organization string }
+
+// Error implements error.
+func (n *NoConnection) Error() string {
+	return "organization " + n.Organization + " has no connection with the cloud"
+}
+
+// Unwrap gives the class of the failure.
+func (n *NoConnection) Unwrap() error { return fault.NotFound }
+
+// Licence is the installed one.
+func (c *Client) Licence(ctx context.Context) (Licence, error) {
+	return get[Licence](ctx, c, call{doing: "read the license", path: c.own("license")})
+}
+
+// CheckLicence compares the installed licence with the cloud's, and installs
+// nothing.
+func (c *Client) CheckLicence(ctx context.Context) (LicenceCheck, error) {
+	return get[LicenceCheck](ctx, c, call{doing: "check the license", method: http.MethodPost, path: c.own("license", "check"), again: true})
+}
+
+// licences is the official path of what a self-hosted server does with them.
+func (c *Client) licences(path ...string) []string {
+	return append([]string{"organizations", "licenses", "self-hosted", c.organization}, path...)
+}
+
+// SyncLicence installs the cloud's.
+func (c *Client) SyncLicence(ctx context.Context) error {
+	_, err := c.do(ctx, call{doing: "sync the license", method: http.MethodPost, path: c.licences("sync")})
+	return err
+}
+
+// UploadLicence installs a document. Force: one that is older than the
+// installed one, or of another of the cloud's organisations, too.
+func (c *Client) UploadLicence(ctx context.Context, document []byte, force bool) error {
+	form, err := licenceForm(document)
+	if err != nil {
+		return err
+	}
+	k := call{doing: "upload the license", method: http.MethodPost, path: c.licences(), form: form}
+	if force {
+		k.query = url.Values{"force": {"true"}}
+	}
+	_, err = c.do(ctx, k)
+	return err
+}
+
+// get does a call that answers with one object.
+func get[T object](ctx context.Context, c *Client, k call) (T, error) {
+	var none T
+	content, err := c.do(ctx, k)
+	if err != nil {
+		return none, err
+	}
+	value, err := decode[T](content)
+	if err != nil {
+		return none, fmt.Errorf("%s: %w", k.doing, err)
+	}
+	return value, nil
+}
+
+// getList does a call that answers with a list, over all of its pages.
+func getList[T object](ctx context.Context, c *Client, k call) ([]T, error) {
+	values := []T{}
+	for {
+		page, err := get[list](ctx, c, k)
+		if err != nil {
+			return nil, err
+		}
+		for i, content := range page.Data {
+			value, err := decode[T](content)
+			if err != nil {
+				return nil, fmt.Errorf("%s: number %d of the list: %w", k.doing, i+1, err)
+			}
+			values = append(values, value)
+		}
+		if page.Next == nil || *page.Next == "" {
+			return values, nil
+		}
+		if len(page.Data) == 0 || k.query.Get(continuation) == *page.Next {
+			return nil, fmt.Errorf("%s: %w: the list does not end", k.doing, errAnswer)
+		}
+		k.query = url.Values{continuation: {*page.Next}}
+	}
+}
+
+const continuation = "continuationToken"
+
+// list is a page of several objects.
+type list struct {
+	Data []json.RawMessage `json:"data"`
+	Next *string           `json:"continuationToken"`
+}
+
+func (list) required() []string { return []string{"data"} }

@@ -1,0 +1,343 @@
+package sponsor_test
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	emulator "github.com/latchkey-fn/latchkey/local/cloud"
+	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/sponsor"
+	"github.com/latchkey-fn/latchkey/shared/store/storetest"
+)
+
+// mixed makes a world in which a run has something of everything to do: offers
+// 1 to 4 are in the cloud, of which 1 was revoked, 2 redeemed and revoked, and 3
+// is to be replaced; 5 to 8 are new.
+func mixed(t *testing.T) *world {
+	t.Helper()
+	w := connected(t, batchOf(2))
+	w.offer(4)
+	w.mustSync(sponsor.Completed)
+	w.must(w.emu.Redeem(w.cloudOrg, member(2), time.Time{}))
+	w.revoke(1)
+	w.revoke(2)
+	if _, err := w.ReissueOffer(t.Context(), sponsor.Reissue{Organization: w.org, ID: w.own(3).ID, Email: "other@home.example"}); err != nil {
+		t.Fatal(err)
+	}
+	w.offerMore(5, 8)
+	w.emu.Forget()
+	return w
+}
+
+// stride is how many points of a run a test goes on by: all of them are met by
+// the full run only.
+func stride() int {
+	if testing.Short() {
+		return 5
+	}
+	return 1
+}
+
+// offerMore makes the offers of the members from and to.
+func (w *world) offerMore(from, to int) {
+	w.Helper()
+	for n := from; n <= to; n++ {
+		if _, err := w.CreateOffer(w.Context(), w.offerOf(n)); err != nil {
+			w.Fatal(err)
+		}
+	}
+}
+
+// expectMixed is what has to come of it.
+func (w *world) expectMixed(what string) {
+	w.Helper()
+	before := w.Failed()
+	w.expectStates(map[sponsor.State]int{sponsor.Sent: 6, sponsor.RevokedUntilExpiry: 1})
+	if rows := len(w.emu.Sponsorships(w.cloudOrg)); rows != 7 {
+		w.Errorf("%d rows", rows)
+	}
+	for of, n := range w.emu.MailCounts() {
+		if n > 1 {
+			w.Errorf("%d mails of %+v", n, of)
+		}
+	}
+	w.expectGood()
+	if w.Failed() && !before {
+		w.Fatalf("%s\n%s", what, w.logs)
+	}
+}
+
+// goOn does what a scheduler would until the run is through.
+func (w *world) goOn(id string) sponsor.Run {
+	w.Helper()
+	for range 20 {
+		_, err := w.Sync.Run(w.Context(), w.org)
+		if busy, ok := errors.AsType[*sponsor.BusyError](err); ok {
+			w.clock.set(busy.Until)
+			continue
+		}
+		if err != nil {
+			w.Fatalf("%v\n%s", err, w.logs)
+		}
+		run, err := w.GetRun(w.Context(), w.org, id)
+		w.must(err)
+		if run.Status.Finished() {
+			return run
+		}
+	}
+	w.Fatal("the run does not end")
+	return sponsor.Run{}
+}
+
+func TestT61AProcessThatIsKilledAtAnyPointIsFollowedByAnother(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		steps := 0
+		for step := 1; ; step += stride() {
+			w := mixed(t)
+			queued, err := w.TriggerRun(t.Context(), w.org, sponsor.ByHand)
+			w.must(err)
+			w.mortal.kill(step, after)
+			_, _ = w.Sync.Run(t.Context(), w.org)
+			if !w.mortal.revive() {
+				steps = step - 1
+				break
+			}
+			w.restart()
+			run := w.goOn(queued.ID)
+			if run.Status == sponsor.Failed {
+				t.Fatalf("killed at step %d: %+v", step, run)
+			}
+			w.expectMixed(fmt.Sprintf("killed at step %d (after it: %v)", step, after))
+			w.clock.pass(time.Hour) // its lease may have outlived it
+			w.twiceClean()
+		}
+		if steps < 50 {
+			t.Errorf("the run took only %d steps", steps)
+		}
+	}
+}
+
+func TestARunSurvivesAFailureOfAnyCallOfTheStore(t *testing.T) {
+	for _, when := range []storetest.When{storetest.Before, storetest.After} {
+		for skip := 0; ; skip += stride() {
+			w := mixed(t)
+			queued, err := w.TriggerRun(t.Context(), w.org, sponsor.ByHand)
+			w.must(err)
+			w.faults.Inject(storetest.Fault{Skip: skip, When: when})
+			_, err = w.Sync.Run(t.Context(), w.org)
+			if w.faults.Pending() > 0 {
+				w.faults.Reset()
+				w.must(err)
+				break
+			}
+			if class := fault.Of(err); err != nil && class != fault.Transient {
+				t.Fatalf("call %d: %v", skip, err)
+			}
+			if run := w.goOn(queued.ID); run.Status == sponsor.Failed {
+				t.Fatalf("call %d: %+v", skip, run)
+			}
+			w.expectMixed(fmt.Sprintf("call %d failed (%v)", skip, when))
+		}
+	}
+}
+
+func TestT82AZombieWritesNothing(t *testing.T) {
+	fenced := 0
+	for step := 1; ; step += stride() {
+		w := mixed(t)
+		queued, err := w.TriggerRun(t.Context(), w.org, sponsor.ByHand)
+		w.must(err)
+		met, shape := false, ""
+		zombie, other := w.Sync, w.another()
+		w.mortal.interrupt(step, func() {
+			met = true
+			// The process stands still, its lease runs out, and another does the run.
+			w.Sync = other
+			w.clock.pass(time.Hour)
+			if run := w.goOn(queued.ID); run.Status == sponsor.Failed {
+				t.Fatalf("%+v", run)
+			}
+			shape = w.full()
+			w.Sync = zombie
+		})
+		_, err = zombie.Run(t.Context(), w.org)
+		if !met {
+			w.must(err)
+			break
+		}
+		switch {
+		case errors.Is(err, sponsor.ErrFenced):
+			fenced++
+		case err != nil && codeOf(err) == "":
+			t.Fatalf("step %d: %v", step, err)
+		}
+		if after := w.full(); after != shape {
+			t.Fatalf("step %d (%v): the zombie changed\n%sinto\n%s", step, err, shape, after)
+		}
+		if run, err := w.GetRun(t.Context(), w.org, queued.ID); err != nil || run.Status == sponsor.Failed || !run.Status.Finished() {
+			t.Fatalf("step %d: %+v %v", step, run, err)
+		}
+		w.expectMixed(fmt.Sprintf("interrupted at step %d", step))
+	}
+	if fenced < 20/stride() {
+		t.Errorf("%d zombies met a fence", fenced)
+	}
+}
+
+// full is all that is stored of the offers.
+func (w *world) full() string {
+	w.Helper()
+	text := ""
+	for _, o := range w.all() {
+		text += fmt.Sprintf("%+v %v %v\n", o.Status(), o.LastSync, o.ValidUntil) + fmt.Sprintln(o.ID, o.State, o.Email, o.Outcome, o.Reissue, o.MailUncertain)
+	}
+	return text
+}
+
+func TestT80TwoSchedulersAndAClickSendOneSetOfRequests(t *testing.T) {
+	t.Run("T80 two schedulers, one after the other in the middle of a run", func(t *testing.T) {
+		w := connected(t, batchOf(2))
+		w.offer(6)
+		status, err := w.Status(t.Context(), w.org)
+		w.must(err)
+		w.clock.set(status.NextDue)
+		second, third := w.another(), w.another()
+		var id string
+		w.tap.set(func() {
+			w.tap.set(nil, nil)
+			report, err := second.Tick(t.Context(), sponsor.Tick{At: w.clock.Now()})
+			if err != nil || report.Left != 1 || report.Finished != 0 {
+				t.Errorf("the second scheduler: %+v %v", report, err)
+			}
+			// T81: a click gets the id of the run that there is.
+			clicked, err := third.TriggerRun(t.Context(), w.org, sponsor.ByHand)
+			if err != nil || clicked.Trigger != sponsor.BySchedule || clicked.Status != sponsor.Running {
+				t.Errorf("the click: %+v %v", clicked, err)
+			}
+			again, err := third.TriggerRun(t.Context(), w.org, sponsor.ByHand)
+			if err != nil || again.ID != clicked.ID {
+				t.Errorf("a second click: %+v %v", again, err)
+			}
+			if _, err := third.Run(t.Context(), w.org); !isBusy(err) {
+				t.Errorf("the click does the run, too: %v", err)
+			}
+			id = clicked.ID
+		}, nil)
+		report, err := w.Tick(t.Context(), sponsor.Tick{At: w.clock.Now()})
+		if err != nil || report.Finished != 1 {
+			t.Errorf("%+v %v", report, err)
+		}
+		if run, err := w.GetRun(t.Context(), w.org, id); err != nil || run.Status != sponsor.Completed || len(w.posts(true)) != 3 {
+			t.Errorf("%+v %v, %d posts", run, err, len(w.posts(true)))
+		}
+		w.expectCloud(6, 6)
+	})
+
+	t.Run("T80 the same run a second time sends nothing", func(t *testing.T) {
+		w := connected(t)
+		w.offer(2)
+		run := w.mustSync(sponsor.Completed)
+		n := len(w.posts(true))
+		if again, err := w.Sync.Run(t.Context(), w.org); err != nil || again.ID != "" || len(w.posts(true)) != n {
+			t.Errorf("%+v %v", again, err)
+		}
+		if same, err := w.GetRun(t.Context(), w.org, run.ID); err != nil || same.Status != sponsor.Completed {
+			t.Errorf("%+v %v", same, err)
+		}
+	})
+
+	t.Run("T80 many schedulers at once", func(t *testing.T) {
+		w := connected(t, batchOf(2))
+		w.offer(6)
+		status, err := w.Status(t.Context(), w.org)
+		w.must(err)
+		w.clock.set(status.NextDue)
+		var wg sync.WaitGroup
+		for range 6 {
+			s := w.another()
+			wg.Go(func() {
+				if _, err := s.Tick(t.Context(), sponsor.Tick{At: status.NextDue}); err != nil {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(w.posts(true)); n != 3 {
+			t.Errorf("%d posts", n)
+		}
+		w.expectStates(map[sponsor.State]int{sponsor.Sent: 6})
+		w.expectCloud(6, 6)
+	})
+
+	t.Run("T81 clicks at once are one run", func(t *testing.T) {
+		w := connected(t, batchOf(2))
+		w.offer(6)
+		ids := make([]string, 6)
+		var wg sync.WaitGroup
+		for i := range ids {
+			s := w.another()
+			wg.Go(func() {
+				run, err := s.TriggerRun(t.Context(), w.org, sponsor.ByHand)
+				if err != nil {
+					t.Errorf("%v", err)
+				}
+				ids[i] = run.ID
+			})
+		}
+		wg.Wait()
+		for _, id := range ids {
+			if id != ids[0] {
+				t.Errorf("%v", ids)
+			}
+		}
+		for range ids {
+			s := w.another()
+			wg.Go(func() {
+				if _, err := s.Run(t.Context(), w.org); err != nil && !isBusy(err) {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(w.posts(true)); n != 3 {
+			t.Errorf("%d posts", n)
+		}
+		w.expectCloud(6, 6)
+	})
+
+	t.Run("organisations are synced beside each other, as many as allowed", func(t *testing.T) {
+		w := connected(t)
+		w.settings.SyncParallel = 2
+		w.restart()
+		for range 4 {
+			organization, err := w.emu.AddOrganization(emulator.Organization{})
+			w.must(err)
+			key, err := w.emu.RotateKey(organization.ID)
+			w.must(err)
+			w.org, w.cloudOrg, w.key = newGUID(), organization.ID, key
+			w.upload()
+			w.connect()
+			w.offer(2)
+		}
+		w.clock.pass(24 * time.Hour)
+		if report, err := w.Tick(t.Context(), sponsor.Tick{At: w.clock.Now()}); err != nil || report.Connections != 5 || report.Finished != 5 {
+			t.Errorf("%+v %v", report, err)
+		}
+		if n := len(w.emu.Mails()); n != 8 {
+			t.Errorf("%d mails", n)
+		}
+		health, err := w.Health(t.Context())
+		if err != nil || len(health) != 5 || !health[0].Good || health[0].NextDue == nil || health[0].LastSuccess == nil {
+			t.Errorf("%+v %v", health, err)
+		}
+		w.expectGood()
+	})
+}
+
+func isBusy(err error) bool {
+	_, busy := errors.AsType[*sponsor.BusyError](err)
+	return busy
+}

@@ -1,0 +1,316 @@
+package sponsor
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/mail"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf16"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/keyring"
+	"github.com/latchkey-fn/latchkey/shared/machine"
+	"github.com/latchkey-fn/latchkey/shared/store"
+)
+
+// State is what an offer is here. What the cloud confirmed to have removed has
+// no document any more.
+type State string
+
+// States.
+const (
+	// Pending: the cloud has not confirmed it.
+	Pending State = "pending"
+	// Sent: the cloud has it.
+	Sent State = "sent"
+	// Active: it was redeemed.
+	Active State = "active"
+	// Revoking: it is to be removed from the cloud, or to be replaced there.
+	Revoking State = "revoking"
+	// RevokedUntilExpiry: it was revoked after it had been redeemed, and lasts as
+	// long as it was paid for.
+	RevokedUntilExpiry State = "revokedUntilExpiry"
+)
+
+// planFamilies is the only kind of sponsorship there is.
+const planFamilies = 0
+
+// Limits of texts, in UTF-16 units as the official server counts them.
+const (
+	maxText  = 256
+	maxNotes = 512
+)
+
+// Offer is an offer of a free Families organisation, as its members see it.
+type Offer struct {
+	ID           string
+	Organization string
+	// Member is who offers: an organisation user's GUID. For offers of
+	// administrators it is that administrator.
+	Member string
+	// Key is what the cloud knows the offer by.
+	Key            string
+	Plan           int
+	AdminInitiated bool
+	Email          string
+	Name           string
+	Notes          string
+	State          State
+	// ToDelete is what clients are told: false for one that is being replaced.
+	ToDelete bool
+	// Reissue: the one before it is yet to be removed from the cloud, after which
+	// this one is sent.
+	Reissue bool
+	// LastSync is the cloud's time.
+	LastSync   *time.Time
+	ValidUntil *time.Time
+	Created    time.Time
+	// Changed is when it became what it is by somebody's wish.
+	Changed time.Time
+	// Attempted is when it was first sent; nil if it never was.
+	Attempted *time.Time
+	// Outcome is of the last sync that it took part in, and Problem what is wrong
+	// with it.
+	Outcome Outcome
+	Problem string
+	// Quarantined is why it is not sent; empty if it is.
+	Quarantined string
+	// MailUncertain: the cloud may have stored it without mailing it. Reissuing it
+	// heals that.
+	MailUncertain bool
+}
+
+// Outcome is what became of an offer in a sync.
+type Outcome string
+
+// Outcomes.
+const (
+	OutcomeSent        Outcome = "sent"
+	OutcomeRefreshed   Outcome = "refreshed"
+	OutcomeRemoved     Outcome = "removed"
+	OutcomeKept        Outcome = "kept"        // revoked, and redeemed: it lasts
+	OutcomeNotAccepted Outcome = "notAccepted" // the cloud left it out
+	OutcomeQuarantined Outcome = "quarantined"
+	OutcomeAnomaly     Outcome = "anomaly" // the cloud says to have removed what nobody revoked
+)
+
+// Status is how clients show an offer.
+type Status struct{ Key, Label string }
+
+// StatusFacts is what a status is derived from.
+type StatusFacts struct {
+	SelfHosted, ToDelete bool
+	LastSync, ValidUntil *time.Time
+}
+
+// Status derives it as the web vault does.
+func (f StatusFacts) Status() Status {
+	switch {
+	case f.ToDelete && f.ValidUntil != nil:
+		return Status{"revokeWhenExpired", "Expires " + f.ValidUntil.UTC().Format("01/02/2006")}
+	case f.ToDelete:
+		return Status{"requestRemoved", "Removed (awaiting sync)"}
+	case f.ValidUntil != nil:
+		return Status{"active", "Active"}
+	case f.LastSync != nil || !f.SelfHosted:
+		return Status{"sent", "Sent"}
+	default:
+		return Status{"requested", "Requested"}
+	}
+}
+
+// Status is how clients show the offer.
+func (o Offer) Status() Status {
+	return StatusFacts{SelfHosted: true, ToDelete: o.ToDelete, LastSync: o.LastSync, ValidUntil: o.ValidUntil}.Status()
+}
+
+// offer is an Offer as it is stored. Its id is made of organisation and key, so
+// that there can be no two of one key.
+type offer struct {
+	Member string `json:"member"`
+	Key    string `json:"key"`
+	Plan   int    `json:"plan,omitempty"`
+	Admin  bool   `json:"admin,omitempty"`
+	State  State  `json:"state"`
+	// Generation grows with each replacement, so that what was said of the one
+	// before is not taken for the one after.
+	Generation    int        `json:"generation,omitempty"`
+	Created       time.Time  `json:"created"`
+	Changed       time.Time  `json:"changed"`
+	FirstAttempt  *time.Time `json:"firstAttempt,omitempty"`
+	LastSync      *time.Time `json:"lastSync,omitempty"`
+	ValidUntil    *time.Time `json:"validUntil,omitempty"`
+	Outcome       Outcome    `json:"outcome,omitempty"`
+	Problem       string     `json:"problem,omitempty"`
+	Quarantined   string     `json:"quarantined,omitempty"`
+	MailUncertain bool       `json:"mailUncertain,omitempty"`
+	Reissue       bool       `json:"reissue,omitempty"`
+	// Fence is the token of the last run that wrote.
+	Fence  int64  `json:"fence,omitempty"`
+	Sealed []byte `json:"sealed"`
+}
+
+// particulars are what is sealed of an offer.
+type particulars struct {
+	Email string `json:"email"`
+	Name  string `json:"name,omitempty"`
+	Notes string `json:"notes,omitempty"`
+	// Next is what it will be replaced by.
+	Next *particulars `json:"next,omitempty"`
+}
+
+// toDelete tells whether a run sends it as a deletion.
+func (o *offer) toDelete() bool { return o.State == Revoking || o.State == RevokedUntilExpiry }
+
+// settle derives the state of an offer that nobody revoked.
+func (o *offer) settle() {
+	switch {
+	case o.toDelete():
+	case o.ValidUntil != nil:
+		o.State = Active
+	case o.LastSync != nil:
+		o.State = Sent
+	default:
+		o.State = Pending
+	}
+}
+
+// replace makes it the offer that waited for its removal.
+func (o *offer) replace() {
+	o.State, o.Reissue, o.Generation = Pending, false, o.Generation+1
+	o.FirstAttempt, o.LastSync, o.ValidUntil = nil, nil, nil
+	o.forgive()
+}
+
+// forgive forgets what was found wrong with what it was before.
+func (o *offer) forgive() {
+	o.Outcome, o.Problem, o.Quarantined, o.MailUncertain = "", "", "", false
+}
+
+// offerIDs is the name space of offers' ids.
+var offerIDs = uuid.MustParse("6f0d5a0e-5a86-4d0c-9a52-3f6b1c1f6a57")
+
+func offerID(organization, key string) string {
+	return uuid.NewSHA1(offerIDs, []byte(organization+"/"+key)).String()
+}
+
+func particularsOf(id string) keyring.Subject {
+	return keyring.Subject{Collection: "offers", ID: id, Field: "particulars"}
+}
+
+func (s *Sync) sealParticulars(ctx context.Context, id string, p particulars) ([]byte, error) {
+	plain, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("%w: encode an offer: %w", fault.Invalid, err)
+	}
+	return s.ring.Seal(ctx, particularsOf(id), plain)
+}
+
+func (s *Sync) openParticulars(ctx context.Context, id string, sealed []byte) (particulars, error) {
+	plain, err := s.ring.Open(ctx, particularsOf(id), sealed)
+	if err != nil {
+		return particulars{}, err
+	}
+	var p particulars
+	if json.Unmarshal(plain, &p) != nil {
+		// The text of a JSON error could quote what was sealed.
+		return particulars{}, fmt.Errorf("%w: what is sealed of an offer is not the JSON of its kind", fault.Lost)
+	}
+	return p, nil
+}
+
+// view is an offer as its members see it.
+func (s *Sync) view(ctx context.Context, r store.Record[offer]) (Offer, error) {
+	p, err := s.openParticulars(ctx, r.ID, r.Value.Sealed)
+	if err != nil {
+		return Offer{}, fmt.Errorf("offer %s: %w", r.ID, err)
+	}
+	o := r.Value
+	v := Offer{
+		ID: r.ID, Organization: r.Parent, Member: o.Member, Key: o.Key, Plan: o.Plan, AdminInitiated: o.Admin,
+		Email: p.Email, Name: p.Name, Notes: p.Notes, State: o.State, ToDelete: o.toDelete(), Reissue: o.Reissue,
+		LastSync: o.LastSync, ValidUntil: o.ValidUntil, Created: o.Created, Changed: o.Changed, Attempted: o.FirstAttempt,
+		Outcome: o.Outcome, Problem: o.Problem, Quarantined: o.Quarantined, MailUncertain: o.MailUncertain,
+	}
+	if o.Reissue && p.Next != nil {
+		v.Email, v.Name, v.Notes, v.ToDelete, v.LastSync = p.Next.Email, p.Next.Name, p.Next.Notes, false, nil
+	}
+	return v, nil
+}
+
+// width is a text's length as the official server counts it.
+func width(text string) int { return len(utf16.Encode([]rune(text))) }
+
+var domainEnd = regexp.MustCompile(`@.+\.[A-Za-z0-9]+$`)
+
+// isAddress tells whether a text is an address of mail and nothing besides.
+func isAddress(text string) bool {
+	parsed, err := mail.ParseAddress(text)
+	return err == nil && parsed.Address == text && domainEnd.MatchString(text) && !strings.ContainsFunc(text, func(r rune) bool {
+		return unicode.IsControl(r) || unicode.IsSpace(r)
+	})
+}
+
+// checkTexts checks what somebody offers, by the names of the official request.
+func checkTexts(p particulars) machine.Fields {
+	wrong := machine.Fields{}
+	add := func(name, text string) { wrong[name] = append(wrong[name], text) }
+	switch {
+	case strings.TrimSpace(p.Email) == "":
+		add("SponsoredEmail", "The SponsoredEmail field is required.")
+	case width(p.Email) > maxText:
+		add("SponsoredEmail", "The field SponsoredEmail must be a string with a maximum length of 256.")
+	case !isAddress(p.Email):
+		add("SponsoredEmail", "The SponsoredEmail field is not a supported e-mail address format.")
+	}
+	if width(p.Name) > maxText {
+		add("FriendlyName", "The field FriendlyName must be a string with a maximum length of 256.")
+	}
+	if width(p.Notes) > maxNotes {
+		add("Notes", "The field Notes must be a string with a maximum length of 512.")
+	}
+	return wrong
+}
+
+// Why an offer is not sent.
+const (
+	quarantinedPlan  = "plan_invalid"
+	quarantinedEmail = "email_invalid"
+	quarantinedName  = "name_too_long"
+	quarantinedKey   = "key_invalid_guid"
+	// quarantinedCloud: the cloud failed for it, and for it alone.
+	quarantinedCloud = "refused_by_cloud"
+)
+
+// unfit tells why an offer must not be sent, so that one that was taken over
+// from elsewhere does not fail all that would be sent with it; "" if it may be.
+func (o *offer) unfit(p particulars) string {
+	key, err := uuid.Parse(o.Key)
+	switch {
+	case err != nil || key == uuid.Nil:
+		return quarantinedKey
+	case o.toDelete():
+		return ""
+	case o.Plan != planFamilies:
+		return quarantinedPlan
+	case width(p.Email) > maxText || !isAddress(p.Email):
+		return quarantinedEmail
+	case width(p.Name) > maxText:
+		return quarantinedName
+	}
+	return ""
+}
+
+var quarantineTexts = map[string]string{
+	quarantinedPlan:  "Its kind of sponsorship is not known to the cloud.",
+	quarantinedEmail: "Its e-mail address is missing or not valid.",
+	quarantinedName:  "Its name has more than 256 characters.",
+	quarantinedKey:   "Its key is not a GUID.",
+	quarantinedCloud: "The cloud fails when it is sent; it is left out until it is changed.",
+}

@@ -1,0 +1,146 @@
+package sponsor_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"strings"
+	"testing"
+	"time"
+
+	emulator "github.com/latchkey-fn/latchkey/local/cloud"
+	"github.com/latchkey-fn/latchkey/shared/sponsor"
+)
+
+// TestT63 is the property that everything else serves: whatever fails after the
+// cloud has done its work, offers here and there become the same, nobody gets two
+// mails of one offer, and nothing revoked is left.
+func TestT63OffersConvergeWhateverFailsAfterTheCommit(t *testing.T) {
+	seeds, offers := 100, 10_000
+	if testing.Short() {
+		seeds, offers = 4, 400
+	}
+	// What is allocated is short-lived, or stays for all of a seed: collecting it
+	// all the time takes a third of the time.
+	before := debug.SetGCPercent(500)
+	t.Cleanup(func() { debug.SetGCPercent(before) })
+	for seed := range seeds {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			t.Parallel()
+			converge(t, uint64(seed), offers)
+		})
+	}
+}
+
+func converge(t *testing.T, seed uint64, offers int) {
+	random := rand.New(rand.NewPCG(seed, 63))
+	batch := 250
+	if testing.Short() {
+		batch = 20
+	}
+	w := connected(t, batchOf(batch), limited, func(_ *world, c *emulator.Config) { c.Seed = seed })
+	w.offer(offers / 10)
+	rows := make([]sponsor.LegacyOffer, 0, offers)
+	for n := offers/10 + 1; n <= offers; n++ {
+		// Taking rows over is the quicker way to have many.
+		rows = append(rows, sponsor.LegacyOffer{ID: member(n), OrganizationUserID: member(n), Email: address(n), FriendlyName: fmt.Sprintf("Family %d", n)})
+	}
+	if done, err := w.Import(t.Context(), w.org, rows); err != nil || done.Taken != len(rows) {
+		t.Fatalf("%+v %v", done, err)
+	}
+	// Creations meet failures, too.
+	w.disturb(random)
+	w.settle(t)
+	revoked := map[int]bool{}
+	for len(revoked) < offers/20 {
+		n := 1 + random.IntN(offers)
+		if !revoked[n] {
+			revoked[n] = true
+			if random.IntN(10) == 0 {
+				w.must(w.emu.Redeem(w.cloudOrg, member(n), time.Time{}))
+			}
+			w.revoke(n)
+		}
+	}
+	w.disturb(random)
+	w.settle(t)
+	w.fault()
+	before, mails := w.expectSame(t), len(w.emu.Mails())
+	w.mustSync(sponsor.Completed)
+	if after := w.expectSame(t); after != before || len(w.emu.Mails()) != mails {
+		t.Error("a clean run changed something")
+	}
+}
+
+// disturb makes random batches fail after the cloud has committed them.
+func (w *world) disturb(random *rand.Rand) {
+	w.Helper()
+	actions := []emulator.Fault{
+		{Action: emulator.Status, Status: 500}, {Action: emulator.Status, Status: 503}, {Action: emulator.Close}, {Action: emulator.HTML},
+		{Action: emulator.Hang, Milliseconds: 90_000}, {Action: emulator.Truncate, Bytes: 100}, {Action: emulator.BadJSON},
+	}
+	var rules []emulator.Fault
+	for nth := 1; nth <= 120; nth++ {
+		if random.IntN(4) > 0 {
+			continue
+		}
+		f := actions[random.IntN(len(actions))]
+		f.Match.Nth, f.When = nth, emulator.AfterCommit
+		if random.IntN(3) == 0 {
+			f.When = emulator.AfterMail
+		}
+		rules = append(rules, syncFault(f))
+	}
+	w.fault(rules...)
+}
+
+// settle runs until a run succeeds.
+func (w *world) settle(t *testing.T) {
+	t.Helper()
+	for range 20 {
+		if run, err := w.sync(); err == nil && run.Status.Finished() {
+			return
+		}
+	}
+	t.Fatal("no run succeeds")
+}
+
+// expectSame compares all offers with all rows, and gives what of them a clean
+// run must not change.
+func (w *world) expectSame(t *testing.T) string {
+	t.Helper()
+	rows := w.emu.Sponsorships(w.cloudOrg)
+	byKey := make(map[string]emulator.Sponsorship, len(rows))
+	for _, row := range rows {
+		byKey[row.OfferKey] = row
+	}
+	here := w.all()
+	if len(byKey) != len(rows) || len(here) != len(rows) {
+		t.Fatalf("%d offers, %d rows, %d keys", len(here), len(rows), len(byKey))
+	}
+	var shape strings.Builder
+	for _, o := range here {
+		fmt.Fprintln(&shape, o.ID, o.Key, o.State, o.Email, o.Name, o.ValidUntil, o.Quarantined, byKey[o.Key].ID, byKey[o.Key].ToDelete)
+		row, known := byKey[o.Key]
+		redeemed := row.SponsoredOrganizationID != ""
+		want := sponsor.Sent
+		switch {
+		case redeemed && row.ToDelete:
+			want = sponsor.RevokedUntilExpiry
+		case redeemed:
+			want = sponsor.Active
+		}
+		if !known || o.State != want || o.LastSync == nil || row.LastSyncDate.Sub(*o.LastSync).Abs() > time.Microsecond {
+			t.Fatalf("%+v\nbeside\n%+v", o, row)
+		}
+	}
+	for of, n := range w.emu.MailCounts() {
+		if n > 1 {
+			t.Fatalf("%d mails of %+v", n, of)
+		}
+	}
+	for _, v := range w.emu.Violations() {
+		t.Fatalf("violation: %s", v)
+	}
+	return shape.String()
+}

@@ -1,0 +1,162 @@
+package sponsor
+
+import (
+	"context"
+	"time"
+
+	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/machine"
+	"github.com/latchkey-fn/latchkey/shared/sponsor/cloud"
+)
+
+// SyncStatus is how an organisation's sync is.
+type SyncStatus struct {
+	Organization string
+	// Connection is nil if there is none.
+	Connection *Connection
+	// LastSponsorshipSync and LastLicenseSync are nil for "Never": see When.
+	LastSponsorshipSync *time.Time
+	LastLicenseSync     *time.Time
+	LastAttempt         *time.Time
+	// NextDue is the zero time where no schedule runs.
+	NextDue time.Time
+	// Failures are those of the schedule since the last success, and ErrorCode
+	// is of the last run.
+	Failures  int
+	ErrorCode string
+	// LastRun and CurrentRun are ids; empty if there is none.
+	LastRun, CurrentRun string
+	// KeyRefused: the cloud refused the key, and the schedule waits for another.
+	KeyRefused bool
+	// Blocked is until when identity is not asked again, which refused this
+	// installation.
+	Blocked *time.Time
+	// Overdue is 30, 90 or 150 where the last success was that many days ago.
+	Overdue int
+	// Pending offers were not confirmed by the cloud at the end of the last run.
+	Pending       int
+	OldestPending *time.Time
+	// Skew is how far the cloud's clock was ahead at the last answer to this
+	// process; nil if there was none.
+	Skew *time.Duration
+}
+
+// When shows the time of a sync as clients do.
+func When(t *time.Time) string {
+	if t == nil {
+		return "Never"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// Status tells how an organisation's sync is.
+func (s *Sync) Status(ctx context.Context, organization string) (SyncStatus, error) {
+	organization, err := guid(organization)
+	if err != nil {
+		return SyncStatus{}, err
+	}
+	st := SyncStatus{Organization: organization}
+	c, err := s.connections.Get(ctx, organization)
+	switch {
+	case err == nil:
+		view := viewConnection(c)
+		st.Connection = &view
+	case fault.Of(err) != fault.NotFound:
+		return st, err
+	}
+	sc, err := s.schedules.Get(ctx, organization)
+	if err != nil && fault.Of(err) != fault.NotFound {
+		return st, err
+	}
+	if err == nil {
+		st.fill(sc.Value, s.now())
+		st.KeyRefused = sc.Value.Refused != 0 && st.Connection != nil && sc.Value.Refused == st.Connection.KeyRevision
+	}
+	if st.Connection == nil || !st.Connection.Enabled || !s.settings.CloudCommunication {
+		st.NextDue = time.Time{}
+	}
+	l, err := s.licences.Get(ctx, organization)
+	if err != nil && fault.Of(err) != fault.NotFound {
+		return st, err
+	}
+	st.LastLicenseSync = l.Value.LastSync
+	until, err := s.breaker.Blocked(ctx, s.cloud.Subject(cloud.ScopeInstallation))
+	if err != nil {
+		return st, err
+	}
+	if until.After(s.now()) {
+		st.Blocked = &until
+	}
+	if skew, known := s.cloud.Skew(); known {
+		st.Skew = &skew
+	}
+	return st, nil
+}
+
+func (st *SyncStatus) fill(sc schedule, now time.Time) {
+	st.LastSponsorshipSync, st.LastAttempt, st.NextDue = sc.LastSuccess, sc.LastAttempt, sc.NextDue
+	st.Failures, st.ErrorCode, st.LastRun = sc.Failures, sc.LastCode, sc.Last
+	st.Pending, st.OldestPending = sc.Pending, sc.OldestPending
+	st.Overdue = sc.overdue(now)
+	if sc.Current != nil {
+		st.CurrentRun = sc.Current.ID
+	}
+}
+
+// LastSync is the newest date of the cloud among an organisation's offers: what
+// the official route sync-status gives. Nil if nothing was ever synced.
+func (s *Sync) LastSync(ctx context.Context, organization string) (*time.Time, error) {
+	organization, err := guid(organization)
+	if err != nil {
+		return nil, machine.NotFound()
+	}
+	var last *time.Time
+	for r, err := range s.offers.ByParent(ctx, organization) {
+		if err != nil {
+			return nil, err
+		}
+		if at := r.Value.LastSync; at != nil && (last == nil || at.After(*last)) {
+			last = at
+		}
+	}
+	return last, nil
+}
+
+// staleAfter is the age of a last success that health is no more good with.
+const staleAfter = 48 * time.Hour
+
+// Health is the state of one organisation's sync, for a health endpoint.
+type Health struct {
+	Organization string     `json:"organization"`
+	Good         bool       `json:"good"`
+	LastRun      string     `json:"lastRun,omitempty"`
+	LastSuccess  *time.Time `json:"lastSuccess"`
+	ErrorCode    string     `json:"errorCode,omitempty"`
+	NextDue      *time.Time `json:"nextDue"`
+}
+
+// Health gives the state of all organisations with an enabled connection.
+func (s *Sync) Health(ctx context.Context) ([]Health, error) {
+	all := []Health{}
+	for c, err := range s.connections.ByParent(ctx, allConnections) {
+		if err != nil {
+			return nil, err
+		}
+		if !c.Value.Enabled {
+			continue
+		}
+		sc, err := s.schedules.Get(ctx, c.ID)
+		if err != nil && fault.Of(err) != fault.NotFound {
+			return nil, err
+		}
+		h := Health{
+			Organization: c.ID, LastRun: sc.Value.Last, LastSuccess: sc.Value.LastSuccess, ErrorCode: sc.Value.LastCode,
+			Good: sc.Value.LastCode == "" && sc.Value.successAge(s.now()) < staleAfter,
+		}
+		if err == nil {
+			h.NextDue = &sc.Value.NextDue
+		}
+		all = append(all, h)
+	}
+	return all, nil
+}
