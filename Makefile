@@ -82,7 +82,7 @@ vuln: ## govulncheck (VULNDB=file.tar.gz for a local database)
 
 # ---- AWS ---------------------------------------------------------------------
 
-FUNCTIONS := keyconnector tokenexchange tokenrevoke machineaccounts secrets
+FUNCTIONS := keyconnector tokenexchange tokenrevoke machineaccounts secrets sponsorships billingsync
 SAM_BUILDS := build-KeyConnectorFunction build-TokenExchangeFunction build-TokenRevokeFunction \
               build-MachineAccountsFunction build-SecretsFunction
 

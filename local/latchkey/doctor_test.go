@@ -284,5 +284,5 @@ func TestTheDoctorExaminesSecretsManager(t *testing.T) {
 	if strings.Count(got.out, "LATCHKEY_PUBLIC_URL") != 1 {
 		t.Errorf("a fault that four functions find is told more than once:\n%s", got.out)
 	}
-	run(t, "doctor", "--functions", "coffee").want(t, exitUsage, "key-connector and secrets-manager")
+	run(t, "doctor", "--functions", "coffee").want(t, exitUsage, "choose of key-connector, secrets-manager, billing-sync")
 }

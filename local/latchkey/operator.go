@@ -16,13 +16,14 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/signing"
+	"github.com/latchkey-fn/latchkey/shared/sponsor"
 	"github.com/latchkey-fn/latchkey/shared/store"
 	"github.com/latchkey-fn/latchkey/shared/userkey"
 )
 
-// ringNames are the rings of all functions: Key Connector's, and the two of
-// Secrets Manager.
-var ringNames = []string{userkey.Ring, machine.Ring, signing.Ring}
+// ringNames are the rings of all functions: Key Connector's, the two of Secrets
+// Manager, and Billing sync's.
+var ringNames = []string{userkey.Ring, machine.Ring, signing.Ring, sponsor.RingName}
 
 // operator is what the operators' commands work on: the store, and for those
 // that touch data keys, the key.

@@ -21,6 +21,7 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/signing"
+	"github.com/latchkey-fn/latchkey/shared/sponsor"
 	"github.com/latchkey-fn/latchkey/shared/userkey"
 )
 
@@ -36,17 +37,20 @@ type serveFlags struct {
 const (
 	functionKeyConnector   = "key-connector"
 	functionSecretsManager = "secrets-manager"
+	functionBillingSync    = "billing-sync"
 )
+
+var everyFunction = strings.Join([]string{functionKeyConnector, functionSecretsManager, functionBillingSync}, ", ")
 
 func newServe(t *terminal) *cobra.Command {
 	var f serveFlags
 	c := &cobra.Command{
 		Use:   "serve",
-		Short: "Serve Key Connector, Secrets Manager or both on a server or in a container",
-		Long: `Serve Key Connector, Secrets Manager or both with the settings of the
-environment, and nothing for development. Bitwarden's clients insist on https:
-give a certificate here, or put a reverse proxy in front. Secrets Manager is at
-/identity and /api.`,
+		Short: "Serve Key Connector, Secrets Manager, Billing sync on a server or in a container",
+		Long: `Serve Key Connector, Secrets Manager, Billing sync or several of them with the
+settings of the environment, and nothing for development. Bitwarden's clients
+insist on https: give a certificate here, or put a reverse proxy in front.
+Secrets Manager is at /identity and /api, Billing sync at /api.`,
 		Example: `  LATCHKEY_STORE=sqlite LATCHKEY_SQLITE_PATH=/var/lib/latchkey/latchkey.db \
   LATCHKEY_KEYS=awskms LATCHKEY_AWSKMS_KEY_ID=alias/latchkey \
   LATCHKEY_IDENTITY_URL=https://vault.example.org/identity \
@@ -82,7 +86,7 @@ func serve(ctx context.Context, t *terminal, f serveFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, parts.Close()) }()
-	handler, err := functions.open(parts, log)
+	handler, err := functions.open(ctx, parts, log)
 	if err != nil {
 		return err
 	}
@@ -101,7 +105,7 @@ func serve(ctx context.Context, t *terminal, f serveFlags) (err error) {
 
 // addFunctions adds the flag that chooses functions.
 func addFunctions(c *cobra.Command, names *[]string) {
-	c.Flags().StringSliceVar(names, "functions", []string{functionKeyConnector}, "which, separated by commas: "+functionKeyConnector+", "+functionSecretsManager)
+	c.Flags().StringSliceVar(names, "functions", []string{functionKeyConnector}, "which, separated by commas: "+everyFunction)
 }
 
 // functions are the settings of those that one process serves, which share
@@ -109,6 +113,7 @@ func addFunctions(c *cobra.Command, names *[]string) {
 type functions struct {
 	keyConnector   *keyconnector.Config
 	secretsManager *house.SecretsManager
+	billingSync    *house.BillingSync
 	settings       house.Settings
 	identity       config.Identity
 	algorithms     []string // that the identity server may sign with; none: the usual one
@@ -125,6 +130,9 @@ func (f functions) rings() []string {
 	}
 	if f.secretsManager != nil {
 		names = append(names, machine.Ring, signing.Ring)
+	}
+	if f.billingSync != nil {
+		names = append(names, sponsor.RingName)
 	}
 	return names
 }
@@ -147,12 +155,17 @@ func loadFunctions(names []string) (functions, error) {
 			f.secretsManager, f.settings = &c, c.Settings()
 			f.identity, f.algorithms, f.origins = c.MachineAccounts.Identity, c.MachineAccounts.Operators.Algorithms, c.MachineAccounts.WebVaultOrigins
 			warnings, faults = append(warnings, unread), append(faults, err)
+		case functionBillingSync:
+			c, unread, err := house.LoadBillingSync(config.Environment())
+			f.billingSync, f.settings = &c, c.Settings()
+			f.identity, f.algorithms, f.origins = c.Sponsorships.Identity, c.Sponsorships.Operators.Algorithms, c.Sponsorships.WebVaultOrigins
+			warnings, faults = append(warnings, unread), append(faults, err)
 		default:
-			return functions{}, fmt.Errorf("%w: --functions %s: choose of %s and %s", errUsage, name, functionKeyConnector, functionSecretsManager)
+			return functions{}, fmt.Errorf("%w: --functions %s: choose of %s", errUsage, name, everyFunction)
 		}
 	}
 	if len(names) == 0 {
-		return functions{}, fmt.Errorf("%w: --functions: name at least one of %s and %s", errUsage, functionKeyConnector, functionSecretsManager)
+		return functions{}, fmt.Errorf("%w: --functions: name at least one of %s", errUsage, everyFunction)
 	}
 	f.warnings = f.ofOthers(house.InAll(warnings...))
 	return f, house.JoinOnce(faults...)
@@ -162,28 +175,31 @@ func loadFunctions(names []string) (functions, error) {
 // that this is so: it is not misspelt.
 func (f functions) ofOthers(warnings []string) []string {
 	// Of the others nothing but what they do not read is of interest.
-	var unread []string
-	var other string
-	switch {
-	case f.secretsManager == nil:
-		other = functionSecretsManager
-		_, unread, _ = house.LoadSecretsManager(config.Environment())
-	case f.keyConnector == nil:
-		other = functionKeyConnector
-		_, unread, _ = keyconnector.LoadConfig(config.Environment())
-	default:
-		return warnings
+	unread := map[string][]string{}
+	if f.keyConnector == nil {
+		_, unread[functionKeyConnector], _ = keyconnector.LoadConfig(config.Environment())
+	}
+	if f.secretsManager == nil {
+		_, unread[functionSecretsManager], _ = house.LoadSecretsManager(config.Environment())
+	}
+	if f.billingSync == nil {
+		_, unread[functionBillingSync], _ = house.LoadBillingSync(config.Environment())
 	}
 	for i, w := range warnings {
-		if name, _, ours := strings.Cut(w, " "); ours && strings.HasPrefix(name, config.Prefix) && !slices.Contains(unread, w) {
-			warnings[i] = name + " is a setting of " + other + ", which --functions does not choose"
+		for _, other := range []string{functionKeyConnector, functionSecretsManager, functionBillingSync} {
+			ignored, notChosen := unread[other]
+			if name, _, ours := strings.Cut(w, " "); ours && notChosen && strings.HasPrefix(name, config.Prefix) && !slices.Contains(ignored, w) {
+				warnings[i] = name + " is a setting of " + other + ", which --functions does not choose"
+				break
+			}
 		}
 	}
 	return warnings
 }
 
-// open puts the functions on open parts, behind one address.
-func (f functions) open(parts *house.Parts, log *slog.Logger) (http.Handler, error) {
+// open puts the functions on open parts, behind one address. What runs beside
+// the requests ends with the parts.
+func (f functions) open(ctx context.Context, parts *house.Parts, log *slog.Logger) (http.Handler, error) {
 	mux := http.NewServeMux()
 	if f.keyConnector != nil {
 		c, err := keyconnector.New(*f.keyConnector, keyconnector.Parts{Store: parts.Store, Key: parts.Key, Previous: parts.Previous, Logger: log})
@@ -199,7 +215,15 @@ func (f functions) open(parts *house.Parts, log *slog.Logger) (http.Handler, err
 		}
 		f.secretsManager.Gather(mux, list)
 	}
-	return mux, nil
+	if f.billingSync == nil {
+		return mux, nil
+	}
+	syncing, err := f.billingSync.Open(parts, log, house.SyncingOptions{})
+	if err != nil {
+		return nil, err
+	}
+	parts.Add(syncing)
+	return syncing.Mount(mux), syncing.Start(ctx)
 }
 
 func listen(ctx context.Context, f serveFlags) (net.Listener, error) {

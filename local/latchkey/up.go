@@ -364,7 +364,7 @@ func trySecretsManager(out io.Writer, base, data string) {
 	organization := uuid.NewString()
 	fmt.Fprintf(out, `
   # Secrets Manager: an operator of a new organization, whose key is made here
-  export LATCHKEY_SERVER=%[1]s LATCHKEY_PASSPHRASE=development LATCHKEY_KEY_FILE='%[2]s'
+  unset LATCHKEY_ACCESS_TOKEN; export LATCHKEY_SERVER=%[1]s LATCHKEY_PASSPHRASE=development LATCHKEY_KEY_FILE='%[2]s'
   export LATCHKEY_OPERATOR_TOKEN=%[3]s
   %[4]s org create --id %[5]s
   %[4]s project create demo

@@ -28,6 +28,8 @@ type mortal struct {
 	// hook is called before the step of that number.
 	hookAt int
 	hook   func()
+	// onPut is called after each write.
+	onPut func(store.Document)
 }
 
 var errDead = fmt.Errorf("%w: the process is dead", fault.Transient)
@@ -55,10 +57,27 @@ func (m *mortal) interrupt(step int, hook func()) {
 	m.steps, m.hookAt, m.hook = 0, step, hook
 }
 
-func (m *mortal) taken() int {
+// whenPut calls a function once, after a write into a collection of a body that
+// holds a text.
+func (m *mortal) whenPut(collection, text string, call func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.steps
+	m.onPut = func(d store.Document) {
+		if d.Collection != collection || !strings.Contains(string(d.Body), text) {
+			return
+		}
+		m.mu.Lock()
+		m.onPut = nil
+		m.mu.Unlock()
+		call()
+	}
+}
+
+// die ends the process now.
+func (m *mortal) die() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.dead = true
 }
 
 func (m *mortal) step(do func() error) error {
@@ -105,6 +124,12 @@ func (m *mortal) GetMany(ctx context.Context, keys []store.Key) (docs []store.Do
 
 func (m *mortal) Put(ctx context.Context, doc store.Document, pre store.Precondition) (revision int64, err error) {
 	err = m.step(func() (err error) { revision, err = m.Driver.Put(ctx, doc, pre); return err })
+	m.mu.Lock()
+	onPut := m.onPut
+	m.mu.Unlock()
+	if err == nil && onPut != nil {
+		onPut(doc)
+	}
 	return revision, err
 }
 

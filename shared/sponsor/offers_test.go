@@ -286,6 +286,10 @@ func TestAProbeWithoutAnAnswerIsQuietTimeForARun(t *testing.T) {
 	if err != nil || c.Probe.Code != "timeout" {
 		t.Fatalf("%+v %v", c, err)
 	}
+	// Nor is the key tried anew before that.
+	if c, err := w.ProbeConnection(t.Context(), w.org); err != nil || c.Probe.At != nil || len(w.posts(true)) != 1 {
+		t.Errorf("%+v %v", c, err)
+	}
 	w.mustSync(sponsor.Completed)
 	if posts := w.posts(true); len(posts) != 2 || posts[1].At.Sub(posts[0].At) < 2*time.Minute {
 		t.Errorf("%+v", posts)

@@ -524,7 +524,7 @@ func TestRateLimits(t *testing.T) {
 		if err != nil || report.Finished != 1 {
 			t.Errorf("%+v %v", report, err)
 		}
-		if done, err := w.GetRun(t.Context(), w.org, run.ID); err != nil || done.Status != sponsor.Completed || done.Counts.Sent != 1 {
+		if done, err := w.GetRun(t.Context(), w.org, run.ID); err != nil || done.Status != sponsor.Completed || done.Counts.Sent != 1 || !done.NotBefore.IsZero() {
 			t.Errorf("%+v %v", done, err)
 		}
 	})
