@@ -129,7 +129,9 @@ func TestAnAnswerThatIsAnErrorSaysWhatToDo(t *testing.T) {
 			w.Header().Set("Content-Type", "text/html")
 			fmt.Fprint(w, "<html>")
 		}, unknown, rightAddress, 1},
-		"a redirect":           {func(w http.ResponseWriter, r *http.Request, _ int) { http.Redirect(w, r, "/elsewhere", 307) }, unknown, "Redirects are not followed", 1},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request, _ int) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}, unknown, "Redirects are not followed", 1},
 		"503, three times":     {func(w http.ResponseWriter, _ *http.Request, _ int) { problem(w, 503, "Later.") }, fault.Transient, "Later.", tries},
 		"no object":            {always(`[]`), unknown, "it is not a JSON object", 1},
 		"no organization":      {always(`{}`), unknown, "organizationId is missing", 1},

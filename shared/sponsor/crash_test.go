@@ -96,7 +96,7 @@ func (w *world) goOn(id string) sponsor.Run {
 
 func TestT61AProcessThatIsKilledAtAnyPointIsFollowedByAnother(t *testing.T) {
 	for _, after := range []bool{false, true} {
-		steps := 0
+		var steps int
 		for step := 1; ; step += stride() {
 			w := mixed(t)
 			queued, err := w.TriggerRun(t.Context(), w.org, sponsor.ByHand)
@@ -163,6 +163,10 @@ func TestT82AZombieWritesNothing(t *testing.T) {
 			if run := w.goOn(queued.ID); run.Status == sponsor.Failed {
 				t.Fatalf("%+v", run)
 			}
+			// A further run learns of the redemption, which the zombie knows nothing of.
+			if run, err := w.sync(); err != nil || run.Status == sponsor.Failed {
+				t.Fatalf("%+v %v", run, err)
+			}
 			shape = w.full()
 			w.Sync = zombie
 		})
@@ -208,6 +212,9 @@ func TestT82ALeaseThatWasTakenIsNoticedBeforeAnAnswerIsApplied(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	w.expectStates(map[sponsor.State]int{sponsor.Pending: 2})
+	if _, err := w.another().Run(t.Context(), w.org); !isBusy(err) {
+		t.Errorf("the zombie has given the other's lease back: %v", err)
+	}
 	w.clock.pass(2 * time.Hour)
 	if _, err := w.Sync.Run(t.Context(), w.org); err != nil {
 		t.Errorf("%v", err)
