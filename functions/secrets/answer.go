@@ -56,6 +56,8 @@ type listedSecret struct {
 	Projects       []projectName `json:"projects"`
 	Read           bool          `json:"read"`
 	Write          bool          `json:"write"`
+	// DeletedDate is that of a secret in the trash.
+	DeletedDate *time.Time `json:"deletedDate,omitempty"`
 }
 
 type secretsAnswer struct {
@@ -73,6 +75,9 @@ func answerViews(views []secret.View) secretsAnswer {
 			ID: v.Head.ID, OrganizationID: v.Head.Value.Organization, Key: v.Head.Value.Key,
 			CreationDate: v.Head.Value.Created, RevisionDate: v.Head.Value.Revised,
 			Projects: projects, Read: v.Rights.Read, Write: v.Rights.Write,
+		}
+		if trashed := v.Head.Value.Trashed; trashed != nil {
+			answer.Secrets[i].DeletedDate = &trashed.At
 		}
 		for _, project := range projects {
 			if !named[project.ID] {
@@ -187,7 +192,7 @@ func stream[T any](before string, items iter.Seq2[T, error], after string) smapi
 const (
 	perAnswer  = 100
 	perProject = 60
-	perSecret  = 350
+	perSecret  = 400
 	perVersion = 300
 )
 

@@ -609,7 +609,10 @@ func TestSecretsAreWrittenReadAndBroughtBack(t *testing.T) {
 	p.run("secret", "delete", "KEY", "--yes").want(t, 0, named+" is in the trash for 30 days")
 	p.run("secret", "get", "KEY").want(t, exitNotFound)
 	p.run("secret", "get", whole.ID).want(t, exitNotFound)
-	p.run("secret", "trash").want(t, 0, "DELETED", "GONE FOR EVER", "KEY", whole.ID)
+	trash := p.run("secret", "trash").want(t, 0, "DELETED", "GONE FOR EVER", "KEY", whole.ID)
+	if strings.Contains(trash.out, "unknown") {
+		t.Errorf("the trash does not tell when:\n%s", trash.out)
+	}
 	p.run("secret", "restore", "KEY").want(t, 0, named+" is restored")
 	get("first", "KEY")
 	p.run("secret", "restore", "KEY").want(t, exitNotFound, `there is no secret "KEY" in the trash`)
