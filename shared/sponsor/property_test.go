@@ -30,10 +30,7 @@ func TestT63OffersConvergeWhateverFailsAfterTheCommit(t *testing.T) {
 
 func converge(t *testing.T, seed uint64, offers int) {
 	random := rand.New(rand.NewPCG(seed, 63))
-	batch := 250
-	if testing.Short() {
-		batch = 20
-	}
+	batch := max(20, offers/40) // so that some twenty batches or more can fail
 	w := connected(t, batchOf(batch), limited, func(_ *world, c *emulator.Config) { c.Seed = seed })
 	w.offer(offers / 10)
 	rows := make([]sponsor.LegacyOffer, 0, offers)
