@@ -521,7 +521,7 @@ func dialogue(t *testing.T, e map[string]string, wantCode int, command string, a
 	t.Helper()
 	stty, script := testenv.Tool(t, "stty"), testenv.Tool(t, "script")
 	c := latchkeyProcess(t, e)
-	c.Path, c.Args = script, []string{script, "-qec", testenv.Tool(t, "tty") + "; " + command, os.DevNull}
+	c.Path, c.Args = script, []string{script, "-qec", testenv.Tool(t, "tty") + "; exec " + command, os.DevNull} // some shells take Ctrl-C for themselves
 	in, err := c.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
