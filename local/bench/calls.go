@@ -18,6 +18,7 @@ import (
 	"github.com/latchkey-fn/latchkey/local/emulators/localkms"
 	"github.com/latchkey-fn/latchkey/local/emulators/minidyn"
 	"github.com/latchkey-fn/latchkey/providers/awsconfig"
+	"github.com/latchkey-fn/latchkey/providers/awsconfig/chain"
 	"github.com/latchkey-fn/latchkey/providers/keys/awskms"
 	"github.com/latchkey-fn/latchkey/providers/stores/dynamodb"
 )
@@ -156,7 +157,7 @@ func (b *bench) startCloud(ctx context.Context) (_ *cloud, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c.config, err = awsconfig.Load(ctx, awsconfig.Config{Region: localkms.Region, AccessKeyID: "local", SecretAccessKey: "local"})
+	c.config, err = chain.Load(ctx, awsconfig.Config{Region: localkms.Region, AccessKeyID: "local", SecretAccessKey: "local"})
 	if err != nil {
 		return nil, err
 	}

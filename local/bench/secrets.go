@@ -20,6 +20,7 @@ import (
 	"github.com/latchkey-fn/latchkey/local/emulators/moto"
 	"github.com/latchkey-fn/latchkey/local/testenv"
 	"github.com/latchkey-fn/latchkey/providers/awsconfig"
+	"github.com/latchkey-fn/latchkey/providers/awsconfig/chain"
 	"github.com/latchkey-fn/latchkey/providers/keys/software"
 	"github.com/latchkey-fn/latchkey/providers/stores/dynamodb"
 	"github.com/latchkey-fn/latchkey/providers/stores/sqlite"
@@ -89,7 +90,7 @@ func (b *bench) onMoto(ctx context.Context, s shelf) (_ []result, err error) {
 		return nil, err
 	}
 	defer server.Close()
-	config, err := awsconfig.Load(ctx, awsconfig.Config{Region: localkms.Region, AccessKeyID: "local", SecretAccessKey: "local"})
+	config, err := chain.Load(ctx, awsconfig.Config{Region: localkms.Region, AccessKeyID: "local", SecretAccessKey: "local"})
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/latchkey-fn/latchkey/functions/keyconnector"
 	"github.com/latchkey-fn/latchkey/providers/awsconfig"
+	"github.com/latchkey-fn/latchkey/providers/awsconfig/chain"
 	"github.com/latchkey-fn/latchkey/providers/keys/awskms"
 	"github.com/latchkey-fn/latchkey/providers/keys/certificate"
 	"github.com/latchkey-fn/latchkey/providers/keys/pkcs11"
@@ -96,7 +97,7 @@ func openPKCS11(c config.Keys, logger *slog.Logger) (kms.Unwrapper, error) {
 }
 
 func loadAWS(ctx context.Context, a config.AWS) (aws.Config, error) {
-	return awsconfig.Load(ctx, awsconfig.Config{
+	return chain.Load(ctx, awsconfig.Config{
 		Region: a.Region, AccessKeyID: a.AccessKeyID, SecretAccessKey: a.SecretAccessKey.Reveal(),
 	})
 }

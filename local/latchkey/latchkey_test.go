@@ -21,6 +21,7 @@ import (
 	"github.com/latchkey-fn/latchkey/local/emulators/minidyn"
 	"github.com/latchkey-fn/latchkey/local/house"
 	"github.com/latchkey-fn/latchkey/providers/awsconfig"
+	"github.com/latchkey-fn/latchkey/providers/awsconfig/chain"
 	"github.com/latchkey-fn/latchkey/providers/keys/software"
 	"github.com/latchkey-fn/latchkey/providers/stores/dynamodb"
 	"github.com/latchkey-fn/latchkey/shared/config"
@@ -116,7 +117,7 @@ func startMinidyn(t *testing.T) string {
 // useDynamoDB makes the table, and sets credentials that any emulator takes.
 func useDynamoDB(t *testing.T, endpoint string) {
 	t.Helper()
-	cfg, err := awsconfig.Load(t.Context(), awsconfig.Config{Region: localkms.Region, AccessKeyID: "test", SecretAccessKey: "test"})
+	cfg, err := chain.Load(t.Context(), awsconfig.Config{Region: localkms.Region, AccessKeyID: "test", SecretAccessKey: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/latchkey-fn/latchkey/local/testenv"
 	"github.com/latchkey-fn/latchkey/local/wire"
 	"github.com/latchkey-fn/latchkey/providers/awsconfig"
+	"github.com/latchkey-fn/latchkey/providers/awsconfig/chain"
 	"github.com/latchkey-fn/latchkey/providers/stores/dynamodb"
 )
 
@@ -42,7 +43,7 @@ func motoTable(t *testing.T) map[string]string { return table(t, moto.Start(t)) 
 
 func table(t *testing.T, endpoint string) map[string]string {
 	t.Helper()
-	cfg, err := awsconfig.Load(t.Context(), awsconfig.Config{Region: localkms.Region, AccessKeyID: "test", SecretAccessKey: "test"})
+	cfg, err := chain.Load(t.Context(), awsconfig.Config{Region: localkms.Region, AccessKeyID: "test", SecretAccessKey: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,12 @@
-// Package awsconfig decides, in one place for every AWS provider, where
-// credentials come from, how long a call may hang and how often it is repeated.
-// Mains call it and hand its aws.Config to the providers.
+// Package awsconfig decides, in one place for every AWS provider, how long a call
+// may hang and how often it is repeated. Mains hand its aws.Config to the
+// providers: one with the credentials that Lambda puts into the environment. The
+// SDK's default chain is in package chain, so that a function does not carry the
+// clients that it consists of: they are a sixth of a binary.
 package awsconfig
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,12 +14,13 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
+	"strconv"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/smithy-go/logging"
 
@@ -27,9 +31,8 @@ import (
 type Config struct {
 	// Region, for example eu-central-1. Empty: AWS_REGION or the profile's.
 	Region string
-	// AccessKeyID and SecretAccessKey are given together or not at all. Without
-	// them the default chain applies: environment, shared files and SSO, web
-	// identity, the container's or the instance's role. Prefer a role.
+	// AccessKeyID and SecretAccessKey are given together or not at all. Prefer a
+	// role.
 	AccessKeyID     string
 	SecretAccessKey string
 }
@@ -68,41 +71,83 @@ const (
 	maxThrottled   = 2 * time.Second
 )
 
-// Load reads the settings around the process; it contacts nothing. Its errors
-// are of class Invalid.
-func Load(ctx context.Context, c Config) (aws.Config, error) {
-	if (c.AccessKeyID == "") != (c.SecretAccessKey == "") {
-		given, missing := "an access key id", "its secret"
-		if c.AccessKeyID == "" {
-			given, missing = "a secret access key", "its id"
-		}
-		return aws.Config{}, fmt.Errorf("%w: AWS credentials: %s is set without %s: set both, or neither to use the default credential chain", fault.Invalid, given, missing)
+// Check finds half of a pair of credentials. Its error is of class Invalid.
+func (c Config) Check() error {
+	if (c.AccessKeyID == "") == (c.SecretAccessKey == "") {
+		return nil
 	}
-	options := []func(*config.LoadOptions) error{
-		config.WithHTTPClient(httpClient()),
-		config.WithRetryer(newRetryer),
-		config.WithLogger(logging.Nop{}),
+	given, missing := "an access key id", "its secret"
+	if c.AccessKeyID == "" {
+		given, missing = "a secret access key", "its id"
 	}
-	if c.Region != "" {
-		options = append(options, config.WithRegion(c.Region))
-	}
-	if c.AccessKeyID != "" {
-		options = append(options, config.WithCredentialsProvider(
-			credentials.NewStaticCredentialsProvider(c.AccessKeyID, c.SecretAccessKey, "")))
-	}
-	loaded, err := config.LoadDefaultConfig(ctx, options...)
-	if err != nil {
-		return aws.Config{}, fmt.Errorf("%w: AWS configuration: %w", fault.Invalid, err)
-	}
-	if loaded.Region == "" {
-		return aws.Config{}, fmt.Errorf("%w: AWS configuration: no region: set one, or AWS_REGION", fault.Invalid)
-	}
-	return loaded, nil
+	return fmt.Errorf("%w: AWS credentials: %s is set without %s: set both, or neither", fault.Invalid, given, missing)
 }
 
-// httpClient is the SDK's own, so that AWS_CA_BUNDLE and its rules about
-// redirects go on to hold.
-func httpClient() *awshttp.BuildableClient {
+// ErrNoRegion is of class Invalid.
+var ErrNoRegion = fmt.Errorf("%w: AWS configuration: no region: set one, or AWS_REGION", fault.Invalid)
+
+// FromEnvironment is the configuration of a function: what is not given it takes
+// from the environment, where Lambda puts region and credentials. They are good
+// for as long as Lambda keeps the process. It contacts nothing; its errors are of
+// class Invalid.
+func FromEnvironment(c Config) (aws.Config, error) {
+	if err := c.Check(); err != nil {
+		return aws.Config{}, err
+	}
+	token := ""
+	if c.AccessKeyID == "" {
+		c.AccessKeyID, c.SecretAccessKey, token = os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("AWS_SESSION_TOKEN")
+	}
+	if c.AccessKeyID == "" || c.SecretAccessKey == "" {
+		return aws.Config{}, fmt.Errorf("%w: AWS credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set: Lambda sets them", fault.Invalid)
+	}
+	region := cmp.Or(c.Region, os.Getenv("AWS_REGION"))
+	if region == "" {
+		return aws.Config{}, ErrNoRegion
+	}
+	fips, fipsErr := enabled("AWS_USE_FIPS_ENDPOINT")
+	dualStack, dualStackErr := enabled("AWS_USE_DUALSTACK_ENDPOINT")
+	if err := errors.Join(fipsErr, dualStackErr); err != nil {
+		return aws.Config{}, err
+	}
+	return aws.Config{
+		Region:        region,
+		Credentials:   credentials.NewStaticCredentialsProvider(c.AccessKeyID, c.SecretAccessKey, token),
+		HTTPClient:    HTTPClient(),
+		Retryer:       NewRetryer,
+		Logger:        logging.Nop{},
+		ConfigSources: []any{endpoints{fips, dualStack}},
+	}, nil
+}
+
+// endpoints chooses among a region's addresses, as the SDK's own variables ask.
+type endpoints struct{ fips, dualStack bool }
+
+// GetUseFIPSEndpoint is asked by the SDK.
+func (e endpoints) GetUseFIPSEndpoint(context.Context) (aws.FIPSEndpointState, bool, error) {
+	return aws.FIPSEndpointStateEnabled, e.fips, nil
+}
+
+// GetUseDualStackEndpoint is asked by the SDK.
+func (e endpoints) GetUseDualStackEndpoint(context.Context) (aws.DualStackEndpointState, bool, error) {
+	return aws.DualStackEndpointStateEnabled, e.dualStack, nil
+}
+
+func enabled(variable string) (bool, error) {
+	value := os.Getenv(variable)
+	if value == "" {
+		return false, nil
+	}
+	on, err := strconv.ParseBool(value)
+	if err != nil {
+		return false, fmt.Errorf("%w: %s=%s: choose true or false", fault.Invalid, variable, value)
+	}
+	return on, nil
+}
+
+// HTTPClient is the SDK's own, so that its rules about redirects go on to hold,
+// and AWS_CA_BUNDLE where the chain is used.
+func HTTPClient() *awshttp.BuildableClient {
 	return awshttp.NewBuildableClient().
 		WithDialerOptions(func(d *net.Dialer) { d.Timeout = dialTimeout }).
 		WithTransportOptions(func(t *http.Transport) {
@@ -113,7 +158,8 @@ func httpClient() *awshttp.BuildableClient {
 		WithTimeout(attemptTimeout)
 }
 
-func newRetryer() aws.Retryer {
+// NewRetryer is one call's.
+func NewRetryer() aws.Retryer {
 	return retry.NewStandard(func(o *retry.StandardOptions) {
 		o.MaxAttempts = maxAttempts
 		o.Backoff = retry.BackoffDelayerFunc(backoff)

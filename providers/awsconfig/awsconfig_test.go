@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -26,48 +25,40 @@ const secret = "the-secret-access-key"
 // alone keeps the machine's own AWS settings out of a test.
 func alone(t *testing.T) {
 	for _, name := range []string{
-		"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
-		"AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS", "AWS_CA_BUNDLE", "AWS_NEW_RETRIES_2026",
-		"AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-		"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+		"AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+		"AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_NEW_RETRIES_2026",
 	} {
 		t.Setenv(name, "")
 	}
-	nowhere := t.TempDir()
-	t.Setenv("AWS_CONFIG_FILE", filepath.Join(nowhere, "config"))
-	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", filepath.Join(nowhere, "credentials"))
-	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 }
 
-func TestCredentialsAreTheGivenOnesOrThoseOfTheDefaultChain(t *testing.T) {
+func TestAFunctionHasWhatIsGivenOrWhatLambdaPutsIntoTheEnvironment(t *testing.T) {
+	lambda := map[string]string{
+		"AWS_REGION": "ap-south-1", "AWS_ACCESS_KEY_ID": "from-env", "AWS_SECRET_ACCESS_KEY": secret, "AWS_SESSION_TOKEN": "session",
+	}
 	for _, test := range []struct {
-		name       string
-		config     Config
-		env        map[string]string
-		region, id string
+		name                string
+		config              Config
+		region, id, session string
 	}{
-		{"both are given", Config{Region: "eu-west-1", AccessKeyID: "AKID", SecretAccessKey: secret},
-			map[string]string{"AWS_ACCESS_KEY_ID": "other", "AWS_SECRET_ACCESS_KEY": "other"}, "eu-west-1", "AKID"},
-		{"the environment has them", Config{Region: "eu-west-1"},
-			map[string]string{"AWS_ACCESS_KEY_ID": "from-env", "AWS_SECRET_ACCESS_KEY": secret}, "eu-west-1", "from-env"},
-		{"the environment has the region too", Config{},
-			map[string]string{"AWS_REGION": "ap-south-1", "AWS_ACCESS_KEY_ID": "from-env", "AWS_SECRET_ACCESS_KEY": secret}, "ap-south-1", "from-env"},
+		{"nothing is given", Config{}, "ap-south-1", "from-env", "session"},
+		{"a region is given", Config{Region: "eu-west-1"}, "eu-west-1", "from-env", "session"},
+		{"credentials are given", Config{AccessKeyID: "AKID", SecretAccessKey: secret}, "ap-south-1", "AKID", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			alone(t)
-			for name, value := range test.env {
+			for name, value := range lambda {
 				t.Setenv(name, value)
 			}
-			loaded, err := Load(t.Context(), test.config)
+			loaded, err := FromEnvironment(test.config)
 			if err != nil {
 				t.Fatal(err)
 			}
-			credentials, err := loaded.Credentials.Retrieve(t.Context())
+			got, err := loaded.Credentials.Retrieve(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if loaded.Region != test.region || credentials.AccessKeyID != test.id {
-				t.Errorf("region %q and key %q, want %q and %q", loaded.Region, credentials.AccessKeyID, test.region, test.id)
+			if loaded.Region != test.region || got.AccessKeyID != test.id || got.SecretAccessKey != secret || got.SessionToken != test.session {
+				t.Errorf("region %q, key %q and session %q", loaded.Region, got.AccessKeyID, got.SessionToken)
 			}
 		})
 	}
@@ -77,20 +68,16 @@ func TestAFaultyConfigurationIsInvalidAndNamesWhatToDo(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		config Config
-		env    map[string]string
 		want   string
 	}{
-		{"an id without its secret", Config{Region: "eu-west-1", AccessKeyID: "AKID"}, nil, "set both, or neither"},
-		{"a secret without its id", Config{Region: "eu-west-1", SecretAccessKey: secret}, nil, "set both, or neither"},
-		{"no region", Config{}, nil, "AWS_REGION"},
-		{"a profile that is not there", Config{Region: "eu-west-1"}, map[string]string{"AWS_PROFILE": "no-such"}, "no-such"},
+		{"an id without its secret", Config{Region: "eu-west-1", AccessKeyID: "AKID"}, "set both, or neither"},
+		{"a secret without its id", Config{Region: "eu-west-1", SecretAccessKey: secret}, "set both, or neither"},
+		{"no region", Config{AccessKeyID: "AKID", SecretAccessKey: secret}, "AWS_REGION"},
+		{"no credentials anywhere", Config{Region: "eu-west-1"}, "AWS_ACCESS_KEY_ID"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			alone(t)
-			for name, value := range test.env {
-				t.Setenv(name, value)
-			}
-			_, err := Load(t.Context(), test.config)
+			_, err := FromEnvironment(test.config)
 			if fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%v: want class invalid and %q", err, test.want)
 			}
@@ -99,6 +86,36 @@ func TestAFaultyConfigurationIsInvalidAndNamesWhatToDo(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The SDK's variables for the kind of address go on to hold.
+func TestTheAddressOfAServiceFollowsTheSDKsVariables(t *testing.T) {
+	for _, test := range []struct{ variable, value, want string }{
+		{"AWS_USE_FIPS_ENDPOINT", "", "kms.us-east-1.amazonaws.com"},
+		{"AWS_USE_FIPS_ENDPOINT", "true", "kms-fips.us-east-1.amazonaws.com"},
+		{"AWS_USE_DUALSTACK_ENDPOINT", "true", "kms.us-east-1.api.aws"},
+		{"AWS_USE_DUALSTACK_ENDPOINT", "false", "kms.us-east-1.amazonaws.com"},
+		{"AWS_USE_FIPS_ENDPOINT", "perhaps", "choose true or false"},
+	} {
+		t.Run(test.variable+"="+test.value, func(t *testing.T) {
+			alone(t)
+			t.Setenv(test.variable, test.value)
+			loaded, err := FromEnvironment(Config{Region: "us-east-1", AccessKeyID: "AKID", SecretAccessKey: secret})
+			if err == nil {
+				err = describe(t.Context(), kms.NewFromConfig(loaded, func(o *kms.Options) { o.HTTPClient, o.RetryMaxAttempts = hostTeller{}, 1 }))
+			}
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want %s", err, test.want)
+			}
+		})
+	}
+}
+
+// hostTeller fails with the host that a request is for.
+type hostTeller struct{}
+
+func (hostTeller) Do(r *http.Request) (*http.Response, error) {
+	return nil, errors.New("asked " + r.URL.Host)
 }
 
 func TestAPrintedConfigurationHasNoCredentials(t *testing.T) {
@@ -122,7 +139,7 @@ func answering(t *testing.T, answer func(n int64, w http.ResponseWriter)) (*kms.
 		answer(calls.Add(1), w)
 	}))
 	t.Cleanup(server.Close)
-	loaded, err := Load(t.Context(), Config{Region: "eu-west-1", AccessKeyID: "AKID", SecretAccessKey: secret})
+	loaded, err := FromEnvironment(Config{Region: "eu-west-1", AccessKeyID: "AKID", SecretAccessKey: secret})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +240,7 @@ func TestTheTimeoutsAddUpToAFewSeconds(t *testing.T) {
 	if hang := maxHangs*responseTimeout + maxBackoff; hang > 5*time.Second {
 		t.Errorf("a hanging service is found out after %s", hang)
 	}
-	if client := httpClient(); client.GetTransport().IdleConnTimeout != idleTimeout || client.GetTimeout() != attemptTimeout ||
+	if client := HTTPClient(); client.GetTransport().IdleConnTimeout != idleTimeout || client.GetTimeout() != attemptTimeout ||
 		client.GetTransport().ResponseHeaderTimeout != responseTimeout || client.GetDialer().Timeout != dialTimeout {
 		t.Error("the HTTP client does not have the timeouts meant for it")
 	}

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 
 	"github.com/latchkey-fn/latchkey/functions/billingsync"
@@ -17,18 +16,13 @@ import (
 
 func main() { aws.MainTick("Billing sync", billingsync.LoadConfig, open) }
 
-func open(ctx context.Context, c billingsync.Config, log *slog.Logger) (func(context.Context, awslambda.Tick) error, error) {
-	account, err := aws.Account(ctx, c.AWS)
+func open(c billingsync.Config, log *slog.Logger) (func(context.Context, awslambda.Tick) error, error) {
+	p, err := keys.Open(c.AWS, c.Store, c.Wrapping)
 	if err != nil {
 		return nil, err
 	}
-	documents, storeErr := aws.Store(account, c.Store)
-	key, previous, keyErr := keys.Open(account, c.Keys, c.Previous)
-	if err := errors.Join(storeErr, keyErr); err != nil {
-		return nil, err
-	}
 	function, err := billingsync.New(c, billingsync.Parts{
-		Store: documents, Key: key, Previous: previous, Logger: log, Metrics: sponsor.LogMetrics{Logger: log},
+		Store: p.Store, Key: p.Key, Previous: p.Previous, Logger: log, Metrics: sponsor.LogMetrics{Logger: log},
 	})
 	if err != nil {
 		return nil, err

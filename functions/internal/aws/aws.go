@@ -25,7 +25,7 @@ import (
 func Main[Settings any](
 	name string,
 	load func(environment map[string]string) (Settings, []string, error),
-	open func(ctx context.Context, settings Settings, log *slog.Logger) (http.Handler, error),
+	open func(settings Settings, log *slog.Logger) (http.Handler, error),
 ) {
 	awslambda.Start(start(name, load, open))
 }
@@ -35,7 +35,7 @@ func Main[Settings any](
 func MainTick[Settings any](
 	name string,
 	load func(environment map[string]string) (Settings, []string, error),
-	open func(ctx context.Context, settings Settings, log *slog.Logger) (func(context.Context, awslambda.Tick) error, error),
+	open func(settings Settings, log *slog.Logger) (func(context.Context, awslambda.Tick) error, error),
 ) {
 	awslambda.StartTick(start(name, load, open))
 }
@@ -45,7 +45,7 @@ func MainTick[Settings any](
 func start[Settings, Served any](
 	name string,
 	load func(environment map[string]string) (Settings, []string, error),
-	open func(ctx context.Context, settings Settings, log *slog.Logger) (Served, error),
+	open func(settings Settings, log *slog.Logger) (Served, error),
 ) Served {
 	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
 	slog.SetDefault(log) // the host's lines are JSON too
@@ -55,7 +55,7 @@ func start[Settings, Served any](
 	}
 	var served Served
 	if err == nil {
-		served, err = open(context.Background(), settings, log)
+		served, err = open(settings, log)
 	}
 	if err != nil {
 		log.Error(name+" cannot start", "error", err.Error())
@@ -64,17 +64,17 @@ func start[Settings, Served any](
 	return served
 }
 
-// Account is the credentials and the region that a function runs with.
-func Account(ctx context.Context, c config.AWS) (aws.Config, error) {
-	return awsconfig.Load(ctx, awsconfig.Config{
+// Open gives the account that a function runs with, and opens its DynamoDB table.
+// It refuses any other store.
+func Open(c config.AWS, s config.Store) (aws.Config, store.Driver, error) {
+	account, err := awsconfig.FromEnvironment(awsconfig.Config{
 		Region: c.Region, AccessKeyID: c.AccessKeyID, SecretAccessKey: c.SecretAccessKey.Reveal(),
 	})
-}
-
-// Store opens the DynamoDB table of the settings, and refuses any other store.
-func Store(account aws.Config, c config.Store) (store.Driver, error) {
-	if c.Kind != config.StoreDynamoDB {
-		return nil, fmt.Errorf("%w: %sSTORE=%s: this binary has %s only", fault.Invalid, config.Prefix, c.Kind, config.StoreDynamoDB)
+	if err != nil {
+		return aws.Config{}, nil, err
 	}
-	return dynamodb.New(account, dynamodb.Config{Table: c.DynamoDBTable, Endpoint: c.DynamoDBEndpoint}), nil
+	if s.Kind != config.StoreDynamoDB {
+		return account, nil, fmt.Errorf("%w: %sSTORE=%s: this binary has %s only", fault.Invalid, config.Prefix, s.Kind, config.StoreDynamoDB)
+	}
+	return account, dynamodb.New(account, dynamodb.Config{Table: s.DynamoDBTable, Endpoint: s.DynamoDBEndpoint}), nil
 }

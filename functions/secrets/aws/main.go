@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"log/slog"
 	"net/http"
 
@@ -13,12 +12,8 @@ import (
 
 func main() { aws.Main("Secrets", secrets.LoadConfig, open) }
 
-func open(ctx context.Context, c secrets.Config, log *slog.Logger) (http.Handler, error) {
-	account, err := aws.Account(ctx, c.AWS)
-	if err != nil {
-		return nil, err
-	}
-	documents, err := aws.Store(account, c.Store)
+func open(c secrets.Config, log *slog.Logger) (http.Handler, error) {
+	_, documents, err := aws.Open(c.AWS, c.Store)
 	if err != nil {
 		return nil, err
 	}

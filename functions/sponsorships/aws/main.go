@@ -4,8 +4,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"log/slog"
 	"net/http"
 
@@ -18,23 +16,18 @@ import (
 
 func main() { aws.Main("Sponsorships", sponsorships.LoadConfig, open) }
 
-func open(ctx context.Context, c sponsorships.Config, log *slog.Logger) (http.Handler, error) {
-	account, err := aws.Account(ctx, c.AWS)
+func open(c sponsorships.Config, log *slog.Logger) (http.Handler, error) {
+	p, err := keys.Open(c.AWS, c.Store, c.Wrapping)
 	if err != nil {
 		return nil, err
 	}
-	documents, storeErr := aws.Store(account, c.Store)
-	key, previous, keyErr := keys.Open(account, c.Keys, c.Previous)
-	if err := errors.Join(storeErr, keyErr); err != nil {
-		return nil, err
-	}
 	parts := sponsorships.Parts{
-		Store: documents, Key: key, Previous: previous, Logger: log, Metrics: sponsor.LogMetrics{Logger: log},
+		Store: p.Store, Key: p.Key, Previous: p.Previous, Logger: log, Metrics: sponsor.LogMetrics{Logger: log},
 	}
 	if c.SyncFunction == "" {
 		log.Warn(config.Prefix + "SYNC_FUNCTION is not set: a sync that somebody asks for begins with the schedule's next tick")
 	} else {
-		i, err := newInvoker(account, c.SyncFunction, c.LambdaEndpoint)
+		i, err := newInvoker(p.Account, c.SyncFunction, c.LambdaEndpoint)
 		if err != nil {
 			return nil, err
 		}

@@ -3,8 +3,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"log/slog"
 	"net/http"
 
@@ -15,15 +13,10 @@ import (
 
 func main() { aws.Main("The token exchange", tokenexchange.LoadConfig, open) }
 
-func open(ctx context.Context, c tokenexchange.Config, log *slog.Logger) (http.Handler, error) {
-	account, err := aws.Account(ctx, c.AWS)
+func open(c tokenexchange.Config, log *slog.Logger) (http.Handler, error) {
+	p, err := keys.Open(c.AWS, c.Store, c.Wrapping)
 	if err != nil {
 		return nil, err
 	}
-	documents, storeErr := aws.Store(account, c.Store)
-	key, previous, keyErr := keys.Open(account, c.Keys, c.Previous)
-	if err := errors.Join(storeErr, keyErr); err != nil {
-		return nil, err
-	}
-	return tokenexchange.New(c, tokenexchange.Parts{Store: documents, Key: key, Previous: previous, Logger: log})
+	return tokenexchange.New(c, tokenexchange.Parts{Store: p.Store, Key: p.Key, Previous: p.Previous, Logger: log})
 }

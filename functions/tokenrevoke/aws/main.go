@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"log/slog"
 	"net/http"
 
@@ -13,12 +12,8 @@ import (
 
 func main() { aws.Main("Token revocation", tokenrevoke.LoadConfig, open) }
 
-func open(ctx context.Context, c tokenrevoke.Config, log *slog.Logger) (http.Handler, error) {
-	account, err := aws.Account(ctx, c.AWS)
-	if err != nil {
-		return nil, err
-	}
-	documents, err := aws.Store(account, c.Store)
+func open(c tokenrevoke.Config, log *slog.Logger) (http.Handler, error) {
+	_, documents, err := aws.Open(c.AWS, c.Store)
 	if err != nil {
 		return nil, err
 	}
