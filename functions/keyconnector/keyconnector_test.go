@@ -21,6 +21,7 @@ import (
 	"github.com/latchkey-fn/latchkey/providers/stores/memory"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 	"github.com/latchkey-fn/latchkey/shared/store"
 	"github.com/latchkey-fn/latchkey/shared/store/storetest"
 )
@@ -37,26 +38,9 @@ type house struct {
 	driver   *storetest.Faults
 	key      *kmstest.Key
 	identity *breakable
-	logs     *buffer
+	logs     *logtest.Log
 	server   *httptest.Server
 	function http.Handler
-}
-
-type buffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.String()
 }
 
 // breakable is an identity server that may be down.
@@ -97,7 +81,7 @@ func openOver(t *testing.T, driver *storetest.Faults, settings map[string]string
 	}
 	h := &house{
 		driver: driver, key: kmstest.NewKey(t),
-		identity: &breakable{Handler: identity}, logs: &buffer{},
+		identity: &breakable{Handler: identity}, logs: &logtest.Log{},
 	}
 	identityServer := httptest.NewServer(h.identity)
 	t.Cleanup(identityServer.Close)
@@ -114,7 +98,7 @@ func openOver(t *testing.T, driver *storetest.Faults, settings map[string]string
 		t.Fatal(err)
 	}
 	function, err := keyconnector.New(config, keyconnector.Parts{
-		Store: h.driver, Key: h.key, Logger: slog.New(slog.NewJSONHandler(h.logs, nil)),
+		Store: h.driver, Key: h.key, Logger: h.logs.Logger(),
 	})
 	if err != nil {
 		t.Fatal(err)

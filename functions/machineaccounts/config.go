@@ -8,14 +8,8 @@ import (
 
 // Config is all that the management of machine accounts can be told.
 type Config struct {
-	Store config.Store
+	config.API
 	config.Wrapping
-	AWS config.AWS
-	config.Serving
-	config.Pages
-	Identity  config.Identity
-	Operators config.Operators
-	Sessions  config.Sessions
 }
 
 // LoadConfig reads the settings from an environment.
@@ -27,8 +21,5 @@ func LoadConfig(environment map[string]string) (Config, []string, error) {
 
 // Validate implements config.Validator.
 func (c *Config) Validate() error {
-	return errors.Join(
-		c.Store.Validate(), c.Wrapping.Validate(), c.AWS.Validate(), c.Serving.Validate(), c.Pages.Validate(),
-		c.Identity.Validate(), c.Operators.Validate(), c.Sessions.Validate(),
-	)
+	return errors.Join(c.API.Validate(), c.Identity.Validate(), c.Wrapping.Validate())
 }

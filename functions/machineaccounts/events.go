@@ -2,7 +2,6 @@ package machineaccounts
 
 import (
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/machine"
@@ -35,7 +34,7 @@ func answerEvent(e machine.Event) eventAnswer {
 		Type: e.Type, Date: e.Date, OrganizationID: e.Organization, ServiceAccountID: e.Account, IPAddress: e.Address,
 		Actor: e.Actor, SubjectID: e.Subject, Object: "event",
 	}
-	if user, ok := strings.CutPrefix(e.Actor, "user:"); ok {
+	if user, ok := e.User(); ok {
 		answer.ActingUserID = &user
 	}
 	if e.Token != "" {

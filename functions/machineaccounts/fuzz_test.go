@@ -14,17 +14,17 @@ func FuzzBodies(f *testing.F) {
 	h := open(f)
 	machineAccount, project := h.newAccount(f, h.alice), h.newProject(f)
 	made := h.newToken(f, machineAccount)
-	session := h.session(f, machineAccount, id(made))
-	path, name := "/service-accounts/"+machineAccount, h.enc()
+	session := h.Session(f, machineAccount, id(made))
+	path, name := "/service-accounts/"+machineAccount, h.Enc()
 	routes := []struct{ token, method, path string }{
-		{h.alice, http.MethodPost, "/organizations/" + h.org + "/service-accounts"},
+		{h.alice, http.MethodPost, "/organizations/" + h.ID + "/service-accounts"},
 		{h.alice, http.MethodPut, path},
 		{h.alice, http.MethodPost, path + "/access-tokens"},
 		{h.alice, http.MethodPut, path + "/access-policies/people"},
 		{h.alice, http.MethodPut, path + "/granted-policies"},
 		{h.alice, http.MethodPut, "/projects/" + project + "/access-policies/people"},
 		{h.alice, http.MethodPut, "/projects/" + project + "/access-policies/service-accounts"},
-		{h.alice, http.MethodPut, "/organizations/" + h.org + "/secrets-manager"},
+		{h.alice, http.MethodPut, "/organizations/" + h.ID + "/secrets-manager"},
 		{session, http.MethodPost, "/access-tokens/rotate"},
 		{h.alice, http.MethodPost, "/service-accounts/delete"},
 	}
@@ -50,12 +50,12 @@ func FuzzBodies(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, route uint8, body string) {
 		r := routes[int(route)%len(routes)]
-		h.driver.Reset()
+		h.Driver.Reset()
 		w, _ := h.send(t, r.token, r.method, r.path, body)
 		if w.Code != http.StatusOK && (w.Code < 400 || w.Code > 499) {
 			t.Errorf("%s %s with %q: %d %s", r.method, r.path, body, w.Code, w.Body)
 		}
-		if n := h.driver.Calls(storetest.Put, storetest.Delete); w.Code != http.StatusOK && n != 0 {
+		if n := h.Driver.Calls(storetest.Put, storetest.Delete); w.Code != http.StatusOK && n != 0 {
 			t.Errorf("%s %s with %q: %d, and %d writes", r.method, r.path, body, w.Code, n)
 		}
 	})

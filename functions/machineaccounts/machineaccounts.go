@@ -9,14 +9,12 @@ package machineaccounts
 
 import (
 	"log/slog"
-	"net/http"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/kms"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/secret"
-	"github.com/latchkey-fn/latchkey/shared/signing"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
@@ -35,17 +33,9 @@ type Parts struct {
 	Now func() time.Time
 }
 
-// Function is the management of machine accounts.
-type Function struct {
-	http.Handler
-	// Routes are what it serves below /api, "GET /secrets/{id}", for whatever is in
-	// front of several functions.
-	Routes []string
-}
-
 // New puts the function together. Nothing is contacted before the first
 // request.
-func New(c Config, p Parts) (*Function, error) {
+func New(c Config, p Parts) (*smapi.API, error) {
 	documents := store.New(p.Store)
 	h := &handler{now: p.Now}
 	if h.now == nil {
@@ -58,22 +48,14 @@ func New(c Config, p Parts) (*Function, error) {
 		}),
 	})
 	h.secrets = secret.New(secret.Config{Store: documents, Machines: h.machines, Logger: p.Logger, Now: p.Now})
-	callers, err := smapi.NewAuthenticator(smapi.CallersConfig{
-		Machines: h.machines, Sessions: c.Sessions,
-		Keys:     signing.New(signing.Config{Store: documents, Logger: p.Logger, Now: p.Now}).Published,
-		Identity: c.Identity, Operators: c.Operators, Logger: p.Logger, Now: p.Now,
+	api, err := smapi.Open(smapi.FunctionConfig{
+		Name: "machineaccounts", Settings: c.API, Store: documents, Machines: h.machines, Logger: p.Logger, Now: p.Now, MaxBody: maxBody,
 	})
 	if err != nil {
 		return nil, err
 	}
-	api := smapi.New(smapi.Config{
-		Function: "machineaccounts", Callers: callers, Logger: p.Logger,
-		Path: c.Sessions.Path(), Origins: c.WebVaultOrigins, Timeout: c.RequestTimeout, MaxBody: maxBody,
-	})
-	for _, r := range h.routes() {
-		api.Handle(r.pattern, r.action, r.run)
-	}
-	return &Function{Handler: api.Handler(), Routes: api.Routes()}, nil
+	h.addRoutes(api)
+	return api, nil
 }
 
 type handler struct {
@@ -82,47 +64,39 @@ type handler struct {
 	now      func() time.Time
 }
 
-// route is a method and a path, and the action's name in the audit log.
-type route struct {
-	pattern, action string
-	run             smapi.Operation
-}
+func (h *handler) addRoutes(api *smapi.API) {
+	api.Handle("GET /organizations/{org}/service-accounts", "service-account.list", ofPeople(h.listAccounts))
+	api.Handle("POST /organizations/{org}/service-accounts", "service-account.create", ofPeople(h.createAccount))
+	api.Handle("GET /service-accounts/{id}", "service-account.read", ofPeople(h.getAccount))
+	api.Handle("PUT /service-accounts/{id}", "service-account.edit", ofPeople(h.putAccount))
+	api.Handle("POST /service-accounts/delete", "service-account.delete", ofPeople(h.deleteAccounts))
 
-func (h *handler) routes() []route {
-	return []route{
-		{"GET /organizations/{org}/service-accounts", "service-account.list", ofPeople(h.listAccounts)},
-		{"POST /organizations/{org}/service-accounts", "service-account.create", ofPeople(h.createAccount)},
-		{"GET /service-accounts/{id}", "service-account.read", ofPeople(h.getAccount)},
-		{"PUT /service-accounts/{id}", "service-account.edit", ofPeople(h.putAccount)},
-		{"POST /service-accounts/delete", "service-account.delete", ofPeople(h.deleteAccounts)},
+	api.Handle("GET /service-accounts/{id}/access-tokens", "access-token.list", ofPeople(h.listTokens))
+	api.Handle("POST /service-accounts/{id}/access-tokens", "access-token.create", ofPeople(h.createToken))
 
-		{"GET /service-accounts/{id}/access-tokens", "access-token.list", ofPeople(h.listTokens)},
-		{"POST /service-accounts/{id}/access-tokens", "access-token.create", ofPeople(h.createToken)},
+	api.Handle("GET /service-accounts/{id}/access-policies/people", "service-account.read-people", ofPeople(h.getAccountPeople))
+	api.Handle("PUT /service-accounts/{id}/access-policies/people", "service-account.set-people", ofPeople(h.putAccountPeople))
+	api.Handle("GET /service-accounts/{id}/granted-policies", "service-account.read-grants", ofPeople(h.getGranted))
+	api.Handle("PUT /service-accounts/{id}/granted-policies", "service-account.grant", ofPeople(h.putGranted))
+	api.Handle("GET /projects/{id}/access-policies/people", "project.read-people", ofPeople(h.getProjectPeople))
+	api.Handle("PUT /projects/{id}/access-policies/people", "project.set-people", ofPeople(h.putProjectPeople))
+	api.Handle("GET /projects/{id}/access-policies/service-accounts", "project.read-service-accounts", ofPeople(h.getProjectAccounts))
+	api.Handle("PUT /projects/{id}/access-policies/service-accounts", "project.set-service-accounts", ofPeople(h.putProjectAccounts))
 
-		{"GET /service-accounts/{id}/access-policies/people", "service-account.read-people", ofPeople(h.getAccountPeople)},
-		{"PUT /service-accounts/{id}/access-policies/people", "service-account.set-people", ofPeople(h.putAccountPeople)},
-		{"GET /service-accounts/{id}/granted-policies", "service-account.read-grants", ofPeople(h.getGranted)},
-		{"PUT /service-accounts/{id}/granted-policies", "service-account.grant", ofPeople(h.putGranted)},
-		{"GET /projects/{id}/access-policies/people", "project.read-people", ofPeople(h.getProjectPeople)},
-		{"PUT /projects/{id}/access-policies/people", "project.set-people", ofPeople(h.putProjectPeople)},
-		{"GET /projects/{id}/access-policies/service-accounts", "project.read-service-accounts", ofPeople(h.getProjectAccounts)},
-		{"PUT /projects/{id}/access-policies/service-accounts", "project.set-service-accounts", ofPeople(h.putProjectAccounts)},
+	api.Handle("GET /organizations/{org}/access-policies/people/potential-grantees", "potential-grantee.list", ofPeople(h.potentialPeople))
+	api.Handle("GET /organizations/{org}/access-policies/service-accounts/potential-grantees", "potential-grantee.list", ofPeople(h.potentialAccounts))
+	api.Handle("GET /organizations/{org}/access-policies/projects/potential-grantees", "potential-grantee.list", ofPeople(h.potentialProjects))
 
-		{"GET /organizations/{org}/access-policies/people/potential-grantees", "potential-grantee.list", ofPeople(h.potentialPeople)},
-		{"GET /organizations/{org}/access-policies/service-accounts/potential-grantees", "potential-grantee.list", ofPeople(h.potentialAccounts)},
-		{"GET /organizations/{org}/access-policies/projects/potential-grantees", "potential-grantee.list", ofPeople(h.potentialProjects)},
+	api.Handle("GET /organizations/{org}/sm-counts", "organization.count", ofPeople(h.countOrganization))
+	api.Handle("GET /projects/{id}/sm-counts", "project.count", ofPeople(h.countProject))
+	api.Handle("GET /service-accounts/{id}/sm-counts", "service-account.count", ofPeople(h.countAccount))
 
-		{"GET /organizations/{org}/sm-counts", "organization.count", ofPeople(h.countOrganization)},
-		{"GET /projects/{id}/sm-counts", "project.count", ofPeople(h.countProject)},
-		{"GET /service-accounts/{id}/sm-counts", "service-account.count", ofPeople(h.countAccount)},
+	api.Handle("GET /sm/events/service-accounts/{id}", "service-account.read-events", ofPeople(h.listEvents))
 
-		{"GET /sm/events/service-accounts/{id}", "service-account.read-events", ofPeople(h.listEvents)},
+	api.Handle("GET /organizations/{org}/secrets-manager", "organization.read", ofPeople(h.getOrganization))
+	api.Handle("PUT /organizations/{org}/secrets-manager", "organization.edit", ofPeople(h.putOrganization))
 
-		{"GET /organizations/{org}/secrets-manager", "organization.read", ofPeople(h.getOrganization)},
-		{"PUT /organizations/{org}/secrets-manager", "organization.edit", ofPeople(h.putOrganization)},
-
-		{"POST /access-tokens/rotate", "access-token.rotate", h.rotateToken},
-	}
+	api.Handle("POST /access-tokens/rotate", "access-token.rotate", h.rotateToken)
 }
 
 // ofPeople closes an operation to machines, for which it does not exist.

@@ -4,82 +4,37 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/latchkey-fn/latchkey/functions/machineaccounts"
 	"github.com/latchkey-fn/latchkey/local/devidentity"
-	"github.com/latchkey-fn/latchkey/shared/encstring"
-	"github.com/latchkey-fn/latchkey/shared/keyring"
-	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/secret"
-	"github.com/latchkey-fn/latchkey/shared/signing"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
+	"github.com/latchkey-fn/latchkey/shared/smapi/smapitest"
 	"github.com/latchkey-fn/latchkey/shared/store"
-	"github.com/latchkey-fn/latchkey/shared/store/storetest"
 )
 
 const (
 	origin    = "https://vault.example.org"
-	publicURL = "https://sm.example.org/secrets-manager"
+	publicURL = smapitest.PublicURL + "/secrets-manager"
 )
 
-// house is the function over a store that fails on demand, the identity server of
-// its operators, and the domains that other functions would change.
+// house is the function, the identity server of its operators, and the domains
+// that other functions would change.
 type house struct {
-	*machineaccounts.Function
-	driver   *storetest.Faults
-	logs     *buffer
+	*smapi.API
+	*smapitest.Organization
 	identity *devidentity.Server
-	sessions *signing.Keys
-	machines *machine.Machines
 	secrets  *secret.Secrets
-
-	org   string
-	key   encstring.Key // the organisation's, which only clients have
-	alice string        // an owner's token
-}
-
-type buffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.String()
-}
-
-// audited are the events of the audit log so far.
-func (h *house) audited(t testing.TB) (events []object) {
-	t.Helper()
-	for line := range strings.Lines(h.logs.String()) {
-		var event object
-		if err := json.Unmarshal([]byte(line), &event); err != nil {
-			t.Fatal(err)
-		}
-		if event["msg"] == "audit" {
-			events = append(events, event)
-		}
-	}
-	return events
+	alice    string // an owner's token
 }
 
 func settings(identity string) map[string]string {
@@ -97,26 +52,17 @@ func open(t testing.TB) *house {
 	}
 	server := httptest.NewServer(identity)
 	t.Cleanup(server.Close)
-	h := &house{
-		driver: storetest.NewFaults(store.NewTable()), logs: &buffer{}, identity: identity,
-		org: uuid.NewString(), key: encstring.NewKey(),
-	}
+	h := &house{Organization: smapitest.New(t), identity: identity}
 	config, warnings, err := machineaccounts.LoadConfig(settings(server.URL))
 	if err != nil || len(warnings) > 0 {
 		t.Fatal(err, warnings)
 	}
-	wrapping, log := kmstest.NewKey(t), slog.New(slog.NewJSONHandler(h.logs, nil))
-	if h.Function, err = machineaccounts.New(config, machineaccounts.Parts{Store: h.driver, Key: wrapping, Logger: log}); err != nil {
+	log := h.Log.Logger()
+	if h.API, err = machineaccounts.New(config, machineaccounts.Parts{Store: h.Driver, Key: h.Wrapping, Logger: log}); err != nil {
 		t.Fatal(err)
 	}
-	documents := store.New(h.driver)
-	ring := func(name string) *keyring.Ring {
-		return keyring.New(keyring.Config{Name: name, Store: documents, Key: wrapping})
-	}
-	h.sessions = signing.New(signing.Config{Store: documents, Ring: ring(signing.Ring), Algorithm: "ES256", Logger: log})
-	h.machines = machine.New(machine.Config{Store: documents, Ring: ring(machine.Ring), Logger: log})
-	h.secrets = secret.New(secret.Config{Store: documents, Machines: h.machines, Logger: log})
-	h.alice = h.person(t, devidentity.Claims{User: uuid.NewString(), Owner: []string{h.org}})
+	h.secrets = secret.New(secret.Config{Store: store.New(h.Driver), Machines: h.Machines, Logger: log})
+	h.alice = h.person(t, devidentity.Claims{User: uuid.NewString(), Owner: []string{h.ID}})
 	return h
 }
 
@@ -134,24 +80,8 @@ func (h *house) person(t testing.TB, c devidentity.Claims) string {
 func (h *house) member(t testing.TB, groups ...string) (subject, token string) {
 	t.Helper()
 	subject = uuid.NewString()
-	return subject, h.person(t, devidentity.Claims{User: subject, SecretsManager: []string{h.org}, Groups: groups})
+	return subject, h.person(t, devidentity.Claims{User: subject, SecretsManager: []string{h.ID}, Groups: groups})
 }
-
-// session gives the session token of an access token, as the exchange makes it.
-func (h *house) session(t testing.TB, account, token string) string {
-	t.Helper()
-	now := time.Now()
-	signed, err := h.sessions.Sign(t.Context(), map[string]any{
-		"iss": "https://sm.example.org", "nbf": now.Unix(), "iat": now.Unix(), "exp": now.Add(time.Hour).Unix(),
-		"client_id": token, "sub": account, "type": smapi.SessionType, "organization": h.org, "scope": []string{smapi.SessionScope},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signed
-}
-
-func (h *house) enc() string { return h.key.Encrypt("text") }
 
 type object = map[string]any
 
@@ -254,11 +184,11 @@ func id(o object) string { return o["id"].(string) }
 // newAccount makes an account as somebody.
 func (h *house) newAccount(t testing.TB, by string) string {
 	t.Helper()
-	return id(h.do(t, by, http.MethodPost, "/organizations/"+h.org+"/service-accounts", object{"name": h.enc()}))
+	return id(h.do(t, by, http.MethodPost, "/organizations/"+h.ID+"/service-accounts", object{"name": h.Enc()}))
 }
 
 func (h *house) tokenBody() object {
-	return object{"name": h.enc(), "encryptedPayload": h.enc(), "key": h.enc(), "expireAt": nil}
+	return object{"name": h.Enc(), "encryptedPayload": h.Enc(), "key": h.Enc(), "expireAt": nil}
 }
 
 func (h *house) newToken(t testing.TB, account string) object {
@@ -266,19 +196,9 @@ func (h *house) newToken(t testing.TB, account string) object {
 	return h.do(t, h.alice, http.MethodPost, "/service-accounts/"+account+"/access-tokens", h.tokenBody())
 }
 
-// access is what an administrator may do, for making things in the domain.
-func (h *house) access(t testing.TB) machine.Access {
-	t.Helper()
-	a, err := machine.OfPerson(machine.Person{Subject: "root", Role: func(string) machine.Role { return machine.Admin }}).In(h.org)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a
-}
-
 func (h *house) newProject(t testing.TB) string {
 	t.Helper()
-	project, err := h.secrets.CreateProject(t.Context(), h.access(t), h.enc())
+	project, err := h.secrets.CreateProject(t.Context(), h.Access(t), h.Enc())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +207,7 @@ func (h *house) newProject(t testing.TB) string {
 
 func (h *house) newSecret(t testing.TB, projects ...string) string {
 	t.Helper()
-	made, err := h.secrets.Create(t.Context(), h.access(t), secret.Values{Key: h.enc(), Value: h.enc(), Note: h.enc(), Projects: projects})
+	made, err := h.secrets.Create(t.Context(), h.Access(t), secret.Values{Key: h.Enc(), Value: h.Enc(), Note: h.Enc(), Projects: projects})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,10 +39,10 @@ func date(t *testing.T, value any) time.Time {
 
 func TestAccounts(t *testing.T) {
 	h := open(t)
-	name := h.enc()
-	made := h.do(t, h.alice, http.MethodPost, "/organizations/"+strings.ToUpper(h.org)+"/service-accounts", object{"name": name})
+	name := h.Enc()
+	made := h.do(t, h.alice, http.MethodPost, "/organizations/"+strings.ToUpper(h.ID)+"/service-accounts", object{"name": name})
 	members(t, made, account...)
-	if made["organizationId"] != h.org || made["name"] != name || made["object"] != "serviceAccount" || made["mayCreateProjects"] != true {
+	if made["organizationId"] != h.ID || made["name"] != name || made["object"] != "serviceAccount" || made["mayCreateProjects"] != true {
 		t.Errorf("%v", made)
 	}
 	date(t, made["creationDate"])
@@ -50,14 +50,14 @@ func TestAccounts(t *testing.T) {
 	if got := h.do(t, h.alice, http.MethodGet, path, nil); got["name"] != name {
 		t.Errorf("%v", got)
 	}
-	renamed := h.enc()
+	renamed := h.Enc()
 	edited := h.do(t, h.alice, http.MethodPut, path, object{"name": renamed, "mayCreateProjects": false})
 	members(t, edited, account...)
 	if edited["name"] != renamed || edited["mayCreateProjects"] != false || edited["creationDate"] != made["creationDate"] || edited["revisionDate"] == made["revisionDate"] {
 		t.Errorf("%v", edited)
 	}
 	second := h.newAccount(t, h.alice)
-	listed := list(t, h.do(t, h.alice, http.MethodGet, "/organizations/"+h.org+"/service-accounts", nil))
+	listed := list(t, h.do(t, h.alice, http.MethodGet, "/organizations/"+h.ID+"/service-accounts", nil))
 	if len(listed) != 2 || listed[0]["name"] != renamed || id(listed[1]) != second || listed[0]["accessToSecrets"] != 0.0 {
 		t.Errorf("%v", listed)
 	}
@@ -88,22 +88,22 @@ func TestTheSecretsThatAnAccountReachesAreCounted(t *testing.T) {
 	h.newSecret(t, other)
 	h.newSecret(t)
 	ctx := t.Context()
-	admin, err := machine.OfPerson(machine.Person{Role: func(string) machine.Role { return machine.Admin }}).In(h.org)
+	admin, err := machine.OfPerson(machine.Person{Role: func(string) machine.Role { return machine.Admin }}).In(h.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, err := range []error{
-		h.machines.GrantProject(ctx, account, readable, machine.ToRead),
-		h.machines.SetSecretAccounts(ctx, admin, both, map[string]machine.Rights{account: machine.ToRead}),
-		h.machines.SetSecretAccounts(ctx, admin, single, map[string]machine.Rights{account: machine.ToRead}),
-		h.machines.SetSecretAccounts(ctx, admin, uuid.NewString(), map[string]machine.Rights{account: machine.ToRead}), // gone
+		h.Machines.GrantProject(ctx, account, readable, machine.ToRead),
+		h.Machines.SetSecretAccounts(ctx, admin, both, map[string]machine.Rights{account: machine.ToRead}),
+		h.Machines.SetSecretAccounts(ctx, admin, single, map[string]machine.Rights{account: machine.ToRead}),
+		h.Machines.SetSecretAccounts(ctx, admin, uuid.NewString(), map[string]machine.Rights{account: machine.ToRead}), // gone
 	} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	counts := map[string]any{}
-	for _, listed := range list(t, h.do(t, h.alice, http.MethodGet, "/organizations/"+h.org+"/service-accounts?includeAccessToSecrets=true", nil)) {
+	for _, listed := range list(t, h.do(t, h.alice, http.MethodGet, "/organizations/"+h.ID+"/service-accounts?includeAccessToSecrets=true", nil)) {
 		counts[id(listed)] = listed["accessToSecrets"]
 	}
 	if counts[account] != 3.0 || counts[idle] != 0.0 {
@@ -127,11 +127,11 @@ func TestTokens(t *testing.T) {
 	if _, err := accesstoken.Parse(accesstoken.New(id(made), clientSecret).Reveal()); err != nil {
 		t.Error(err)
 	}
-	granted, err := h.machines.Exchange(t.Context(), id(made), clientSecret)
+	granted, err := h.Machines.Exchange(t.Context(), id(made), clientSecret)
 	if err != nil || granted.Payload != body["encryptedPayload"] {
 		t.Errorf("%+v %v", granted, err)
 	}
-	h.machines.Used(t.Context(), id(made), "192.0.2.9")
+	h.Machines.Used(t.Context(), id(made), "192.0.2.9")
 	forever := h.newToken(t, machineAccount)
 	if forever["expireAt"] != nil {
 		t.Errorf("%v", forever)
@@ -152,7 +152,7 @@ func TestTokens(t *testing.T) {
 		t.Errorf("%v", second)
 	}
 
-	if err := h.machines.Revoke(t.Context(), h.access(t).Caller, machineAccount, []string{id(made)}); err != nil {
+	if err := h.Machines.Revoke(t.Context(), h.Access(t).Caller, machineAccount, []string{id(made)}); err != nil {
 		t.Fatal(err)
 	}
 	if listed = list(t, h.do(t, h.alice, http.MethodGet, path, nil)); len(listed) != 1 || id(listed[0]) != id(forever) {
@@ -168,7 +168,7 @@ func TestRotationByTheHolder(t *testing.T) {
 	h := open(t)
 	machineAccount := h.newAccount(t, h.alice)
 	made := h.newToken(t, machineAccount)
-	session, old := h.session(t, machineAccount, id(made)), made["clientSecret"]
+	session, old := h.Session(t, machineAccount, id(made)), made["clientSecret"]
 	rotated := h.do(t, session, http.MethodPost, "/access-tokens/rotate", object{"clientSecret": old})
 	members(t, rotated, creation...)
 	if id(rotated) != id(made) || rotated["clientSecret"] == old || rotated["object"] != "accessTokenCreation" {
@@ -178,7 +178,7 @@ func TestRotationByTheHolder(t *testing.T) {
 		t.Error("the repetition gave another client secret")
 	}
 	for _, clientSecret := range []any{old, rotated["clientSecret"]} {
-		if _, err := h.machines.Exchange(t.Context(), id(made), clientSecret.(string)); err != nil {
+		if _, err := h.Machines.Exchange(t.Context(), id(made), clientSecret.(string)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -307,7 +307,7 @@ func TestPotentialGrantees(t *testing.T) {
 	h.setPeople(t, "/projects/"+readable, map[string]machine.Rights{bob: machine.ToRead}, nil)
 	names := func(token, of string) (ids []string) {
 		t.Helper()
-		for _, g := range list(t, h.do(t, token, http.MethodGet, "/organizations/"+h.org+"/access-policies/"+of+"/potential-grantees", nil)) {
+		for _, g := range list(t, h.do(t, token, http.MethodGet, "/organizations/"+h.ID+"/access-policies/"+of+"/potential-grantees", nil)) {
 			members(t, g, "id", "name", "type", "email", "currentUser", "currentUserInGroup", "object")
 			if g["currentUser"] != (token == bobs && g["id"] == bob) || g["currentUserInGroup"] != (token == bobs && g["id"] == "ops") {
 				t.Errorf("%v", g)
@@ -346,20 +346,20 @@ func TestCountsAreOfWhatCanBeRead(t *testing.T) {
 	h.newSecret(t, project)
 	h.newSecret(t, hidden)
 	h.newSecret(t)
-	if err := h.machines.GrantProject(t.Context(), his, project, machine.ToRead); err != nil {
+	if err := h.Machines.GrantProject(t.Context(), his, project, machine.ToRead); err != nil {
 		t.Fatal(err)
 	}
 	revoked := h.newToken(t, his)
 	h.newToken(t, his)
-	if err := h.machines.Revoke(t.Context(), h.access(t).Caller, his, []string{id(revoked)}); err != nil {
+	if err := h.Machines.Revoke(t.Context(), h.Access(t).Caller, his, []string{id(revoked)}); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
 		token, path string
 		want        object
 	}{
-		{h.alice, "/organizations/" + h.org, object{"projects": 2.0, "secrets": 3.0, "serviceAccounts": 2.0, "object": "organizationCounts"}},
-		{bobs, "/organizations/" + h.org, object{"projects": 1.0, "secrets": 1.0, "serviceAccounts": 1.0, "object": "organizationCounts"}},
+		{h.alice, "/organizations/" + h.ID, object{"projects": 2.0, "secrets": 3.0, "serviceAccounts": 2.0, "object": "organizationCounts"}},
+		{bobs, "/organizations/" + h.ID, object{"projects": 1.0, "secrets": 1.0, "serviceAccounts": 1.0, "object": "organizationCounts"}},
 		{bobs, "/projects/" + project, object{"secrets": 1.0, "people": 2.0, "serviceAccounts": 1.0, "object": "projectCounts"}},
 		{bobs, "/service-accounts/" + his, object{"projects": 1.0, "people": 1.0, "accessTokens": 1.0, "object": "serviceAccountCounts"}},
 	} {
@@ -421,14 +421,14 @@ func TestEventsArePaged(t *testing.T) {
 func TestTheSettingsOfTheOrganization(t *testing.T) {
 	h := open(t)
 	_, bobs := h.member(t)
-	path := "/organizations/" + h.org + "/secrets-manager"
+	path := "/organizations/" + h.ID + "/secrets-manager"
 	shape := []string{"organizationId", "keyCheck", "maxTokenLifetimeSeconds", "enabled", "creationDate", "revisionDate", "object"}
 	got := h.do(t, bobs, http.MethodGet, path, nil)
 	members(t, got, shape...)
-	if got["organizationId"] != h.org || got["keyCheck"] != nil || got["maxTokenLifetimeSeconds"] != nil || got["enabled"] != true || got["creationDate"] != nil || got["object"] != "secretsManagerSettings" {
+	if got["organizationId"] != h.ID || got["keyCheck"] != nil || got["maxTokenLifetimeSeconds"] != nil || got["enabled"] != true || got["creationDate"] != nil || got["object"] != "secretsManagerSettings" {
 		t.Errorf("%v", got)
 	}
-	check := h.enc()
+	check := h.Enc()
 	got = h.do(t, h.alice, http.MethodPut, path, object{"keyCheck": check, "maxTokenLifetimeSeconds": 7776000})
 	members(t, got, shape...)
 	if got["keyCheck"] != check || got["maxTokenLifetimeSeconds"] != 7776000.0 {
@@ -442,7 +442,7 @@ func TestTheSettingsOfTheOrganization(t *testing.T) {
 	if got = h.do(t, h.alice, http.MethodPut, path, object{"keyCheck": check, "maxTokenLifetimeSeconds": nil}); got["maxTokenLifetimeSeconds"] != nil {
 		t.Errorf("null does not take the limit away: %v", got)
 	}
-	h.refused(t, h.alice, http.MethodPut, path, object{"keyCheck": h.enc()}, http.StatusBadRequest, "This organization has a key already.")
+	h.refused(t, h.alice, http.MethodPut, path, object{"keyCheck": h.Enc()}, http.StatusBadRequest, "This organization has a key already.")
 	h.refused(t, bobs, http.MethodPut, path, object{"enabled": false}, http.StatusNotFound, "Resource not found.")
 	if got = h.do(t, h.alice, http.MethodPut, path, object{"enabled": false}); got["enabled"] != false {
 		t.Errorf("%v", got)
@@ -457,7 +457,7 @@ func TestRequestsThatAreWrong(t *testing.T) {
 	const invalid = "The model state is invalid."
 	h := open(t)
 	machineAccount, project := h.newAccount(t, h.alice), h.newProject(t)
-	accounts := "/organizations/" + h.org + "/service-accounts"
+	accounts := "/organizations/" + h.ID + "/service-accounts"
 	path := "/service-accounts/" + machineAccount
 	both := machine.Rights{Read: true, Write: true}
 	people := func(users ...object) object { return object{"userAccessPolicyRequests": users} }
@@ -480,7 +480,7 @@ func TestRequestsThatAreWrong(t *testing.T) {
 	}{
 		"a name that is plain":          {http.MethodPost, accounts, object{"name": "machine"}, invalid, "name"},
 		"no name":                       {http.MethodPost, accounts, object{}, invalid, "name"},
-		"a name too long":               {http.MethodPut, path, object{"name": h.key.Encrypt(strings.Repeat("x", 2800))}, invalid, "name"},
+		"a name too long":               {http.MethodPut, path, object{"name": h.Key.Encrypt(strings.Repeat("x", 2800))}, invalid, "name"},
 		"a name that is a number":       {http.MethodPut, path, object{"name": 7}, invalid, "name"},
 		"no JSON":                       {http.MethodPost, accounts, "name", "The request body is not the JSON that is expected here.", ""},
 		"nothing":                       {http.MethodPost, accounts, "", "The request body is not the JSON that is expected here.", ""},
@@ -490,7 +490,7 @@ func TestRequestsThatAreWrong(t *testing.T) {
 		"an object of ids":              {http.MethodPost, "/service-accounts/delete", object{"ids": tooMany}, "", ""},
 		"too many to delete":            {http.MethodPost, "/service-accounts/delete", tooMany, "At most 250 machine accounts can be deleted at once.", ""},
 		"a token without a payload":     {http.MethodPost, path + "/access-tokens", with("encryptedPayload", ""), invalid, "encryptedPayload"},
-		"a payload that is too long":    {http.MethodPost, path + "/access-tokens", with("encryptedPayload", h.key.Encrypt(strings.Repeat("x", 4000))), invalid, "encryptedPayload"},
+		"a payload that is too long":    {http.MethodPost, path + "/access-tokens", with("encryptedPayload", h.Key.Encrypt(strings.Repeat("x", 4000))), invalid, "encryptedPayload"},
 		"a token without a key":         {http.MethodPost, path + "/access-tokens", with("key", nil), invalid, "key"},
 		"a token without a name":        {http.MethodPost, path + "/access-tokens", with("name", "plain"), invalid, "name"},
 		"a token that has expired":      {http.MethodPost, path + "/access-tokens", with("expireAt", "2020-01-01T00:00:00Z"), "Please select an expiration date that is in the future.", ""},
@@ -516,18 +516,18 @@ func TestRequestsThatAreWrong(t *testing.T) {
 		"a grant without the right":     {http.MethodPut, path + "/granted-policies", object{"projectGrantedPolicyRequests": []object{granted(project, machine.Rights{Write: true})}}, "Resources must be Read = true", ""},
 		"a grant of what is no id":      {http.MethodPut, path + "/granted-policies", object{"projectGrantedPolicyRequests": []object{granted("x", both)}}, "", ""},
 		"no list of grants":             {http.MethodPut, path + "/granted-policies", object{}, invalid, "projectGrantedPolicyRequests"},
-		"a key check that is plain":     {http.MethodPut, "/organizations/" + h.org + "/secrets-manager", object{"keyCheck": "plain"}, "keyCheck is not a valid encrypted string.", ""},
-		"a lifetime that is too short":  {http.MethodPut, "/organizations/" + h.org + "/secrets-manager", object{"maxTokenLifetimeSeconds": 1}, "", ""},
-		"a lifetime that is no integer": {http.MethodPut, "/organizations/" + h.org + "/secrets-manager", object{"maxTokenLifetimeSeconds": 1.5}, "", ""},
+		"a key check that is plain":     {http.MethodPut, "/organizations/" + h.ID + "/secrets-manager", object{"keyCheck": "plain"}, "keyCheck is not a valid encrypted string.", ""},
+		"a lifetime that is too short":  {http.MethodPut, "/organizations/" + h.ID + "/secrets-manager", object{"maxTokenLifetimeSeconds": 1}, "", ""},
+		"a lifetime that is no integer": {http.MethodPut, "/organizations/" + h.ID + "/secrets-manager", object{"maxTokenLifetimeSeconds": 1.5}, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h.driver.Reset()
+			h.Driver.Reset()
 			answer := h.refused(t, h.alice, c.method, c.path, c.body, http.StatusBadRequest, c.message)
 			fields, _ := answer["validationErrors"].(object)
 			if _, told := fields[c.field]; told != (c.field != "") {
 				t.Errorf("validation errors: %v, want one of %q", fields, c.field)
 			}
-			if n := h.driver.Calls(storetest.Put, storetest.Delete); n != 0 {
+			if n := h.Driver.Calls(storetest.Put, storetest.Delete); n != 0 {
 				t.Errorf("%d writes", n)
 			}
 		})
@@ -546,16 +546,16 @@ func (h *house) operations(machineAccount, project string) []struct {
 	body         any
 	need         string
 } {
-	organization, path := "/organizations/"+h.org, "/service-accounts/"+machineAccount
+	organization, path := "/organizations/"+h.ID, "/service-accounts/"+machineAccount
 	return []struct {
 		method, path string
 		body         any
 		need         string
 	}{
 		{http.MethodGet, organization + "/service-accounts", nil, "role"},
-		{http.MethodPost, organization + "/service-accounts", object{"name": h.enc()}, "role"},
+		{http.MethodPost, organization + "/service-accounts", object{"name": h.Enc()}, "role"},
 		{http.MethodGet, path, nil, "read"},
-		{http.MethodPut, path, object{"name": h.enc()}, "write"},
+		{http.MethodPut, path, object{"name": h.Enc()}, "write"},
 		{http.MethodGet, path + "/access-tokens", nil, "read"},
 		{http.MethodPost, path + "/access-tokens", h.tokenBody(), "write"},
 		{http.MethodGet, path + "/access-policies/people", nil, "write"},
@@ -593,12 +593,12 @@ func TestWhoMayDoWhat(t *testing.T) {
 	h.setPeople(t, path, map[string]machine.Rights{writer: machine.ToWrite}, map[string]machine.Rights{"ops": machine.ToWrite})
 	h.setPeople(t, "/projects/"+project, map[string]machine.Rights{writer: machine.ToWrite, reader: machine.ToRead}, map[string]machine.Rights{"ops": machine.ToWrite})
 	made := h.newToken(t, machineAccount)
-	if err := h.machines.GrantProject(t.Context(), machineAccount, project, machine.ToWrite); err != nil {
+	if err := h.Machines.GrantProject(t.Context(), machineAccount, project, machine.ToWrite); err != nil {
 		t.Fatal(err)
 	}
 	gone := h.newToken(t, machineAccount)
-	ended := h.session(t, machineAccount, id(gone))
-	if err := h.machines.Revoke(t.Context(), h.access(t).Caller, machineAccount, []string{id(gone)}); err != nil {
+	ended := h.Session(t, machineAccount, id(gone))
+	if err := h.Machines.Revoke(t.Context(), h.Access(t).Caller, machineAccount, []string{id(gone)}); err != nil {
 		t.Fatal(err)
 	}
 	// One who may read a project may count in it, and no more.
@@ -612,17 +612,17 @@ func TestWhoMayDoWhat(t *testing.T) {
 		otherwise int
 	}{
 		"an owner":                     {h.alice, []string{"role", "read", "write", "admin"}, 0},
-		"an administrator":             {h.person(t, devidentity.Claims{User: uuid.NewString(), Admin: []string{h.org}}), []string{"role", "read", "write", "admin"}, 0},
+		"an administrator":             {h.person(t, devidentity.Claims{User: uuid.NewString(), Admin: []string{h.ID}}), []string{"role", "read", "write", "admin"}, 0},
 		"a member with a policy":       {writers, everyRight, http.StatusNotFound},
 		"a member of a group":          {groups, everyRight, http.StatusNotFound},
 		"a member without a policy":    {others, []string{"role"}, http.StatusNotFound},
-		"a user without a role":        {h.person(t, devidentity.Claims{User: writer, Member: []string{h.org}, Groups: []string{"ops"}}), nil, http.StatusNotFound},
+		"a user without a role":        {h.person(t, devidentity.Claims{User: writer, Member: []string{h.ID}, Groups: []string{"ops"}}), nil, http.StatusNotFound},
 		"another one's administrator":  {h.person(t, devidentity.Claims{User: writer, Owner: []string{uuid.NewString()}}), nil, http.StatusNotFound},
-		"a token for something else":   {h.person(t, devidentity.Claims{User: writer, Owner: []string{h.org}, Scopes: []string{"api.installation"}}), nil, http.StatusNotFound},
-		"the machine itself":           {h.session(t, machineAccount, id(made)), nil, http.StatusNotFound},
+		"a token for something else":   {h.person(t, devidentity.Claims{User: writer, Owner: []string{h.ID}, Scopes: []string{"api.installation"}}), nil, http.StatusNotFound},
+		"the machine itself":           {h.Session(t, machineAccount, id(made)), nil, http.StatusNotFound},
 		"a machine that was revoked":   {ended, nil, http.StatusUnauthorized},
 		"nobody":                       {"", nil, http.StatusUnauthorized},
-		"somebody whose token expired": {h.person(t, devidentity.Claims{User: writer, Owner: []string{h.org}, Lifetime: -time.Hour}), nil, http.StatusUnauthorized},
+		"somebody whose token expired": {h.person(t, devidentity.Claims{User: writer, Owner: []string{h.ID}, Lifetime: -time.Hour}), nil, http.StatusUnauthorized},
 	} {
 		for _, o := range h.operations(machineAccount, project) {
 			body, status := o.body, c.otherwise
@@ -632,12 +632,12 @@ func TestWhoMayDoWhat(t *testing.T) {
 			if slices.Contains(c.may, o.need) {
 				status = http.StatusOK
 			}
-			h.driver.Reset()
-			before := len(h.audited(t))
+			h.Driver.Reset()
+			before := len(h.Log.Lines(t, "audit"))
 			if w, _ := h.send(t, c.token, o.method, o.path, body); w.Code != status {
 				t.Errorf("%s: %s %s: %d %s, want %d", name, o.method, o.path, w.Code, w.Body, status)
 			}
-			events := h.audited(t)[before:]
+			events := h.Log.Lines(t, "audit")[before:]
 			if len(events) == 0 {
 				t.Errorf("%s: %s %s: there is no audit event", name, o.method, o.path)
 			}
@@ -646,7 +646,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 					t.Errorf("%s: %s %s: %d, and the audit event is %v", name, o.method, o.path, status, event)
 				}
 			}
-			if n := h.driver.Calls(storetest.Put, storetest.Delete); status != http.StatusOK && n != 0 {
+			if n := h.Driver.Calls(storetest.Put, storetest.Delete); status != http.StatusOK && n != 0 {
 				t.Errorf("%s: %s %s: %d writes", name, o.method, o.path, n)
 			}
 		}
@@ -656,17 +656,17 @@ func TestWhoMayDoWhat(t *testing.T) {
 		t.Errorf("the machine reads %q", message)
 	}
 	for _, token := range []string{others, groups} {
-		before := len(h.audited(t))
+		before := len(h.Log.Lines(t, "audit"))
 		results := list(t, h.do(t, token, http.MethodPost, "/service-accounts/delete", []string{machineAccount}))
 		if (results[0]["error"] == nil) != (token == groups) {
 			t.Errorf("%v", results)
 		}
-		event := h.audited(t)[before]
+		event := h.Log.Lines(t, "audit")[before]
 		if want := map[bool]string{true: "allowed", false: "refused"}[token == groups]; event["outcome"] != want || event["action"] != "service-account.delete" || event["subject"] != machineAccount {
 			t.Errorf("the audit event is %v", event)
 		}
 	}
-	h.refused(t, h.session(t, machineAccount, id(made)), http.MethodPost, "/service-accounts/delete", []string{machineAccount}, http.StatusUnauthorized, "")
+	h.refused(t, h.Session(t, machineAccount, id(made)), http.MethodPost, "/service-accounts/delete", []string{machineAccount}, http.StatusUnauthorized, "")
 }
 
 // late is a body before which something happens.
@@ -733,7 +733,7 @@ func TestMembersListWhatTheyCanRead(t *testing.T) {
 	_, bobs := h.member(t)
 	h.newAccount(t, h.alice)
 	his := h.newAccount(t, bobs)
-	if listed := list(t, h.do(t, bobs, http.MethodGet, "/organizations/"+h.org+"/service-accounts", nil)); len(listed) != 1 || id(listed[0]) != his {
+	if listed := list(t, h.do(t, bobs, http.MethodGet, "/organizations/"+h.ID+"/service-accounts", nil)); len(listed) != 1 || id(listed[0]) != his {
 		t.Errorf("%v", listed)
 	}
 }
@@ -747,9 +747,9 @@ func TestAFaultOfOursIs503AndPasses(t *testing.T) {
 		if o.body == nil && o.method != http.MethodGet {
 			continue
 		}
-		h.driver.Inject(storetest.Fault{})
+		h.Driver.Inject(storetest.Fault{})
 		h.refused(t, h.alice, o.method, o.path, o.body, http.StatusServiceUnavailable, "Secrets Manager is not available at the moment. Please try again.")
-		h.driver.Reset()
+		h.Driver.Reset()
 		h.do(t, h.alice, o.method, o.path, o.body)
 	}
 }
@@ -758,8 +758,8 @@ func TestADeletionThatBrokeOffCanBeRepeated(t *testing.T) {
 	h := open(t)
 	machineAccount := h.newAccount(t, h.alice)
 	made := h.newToken(t, machineAccount)
-	session := h.session(t, machineAccount, id(made))
-	h.driver.Inject(storetest.Fault{Method: storetest.Put, Collection: "access-tokens"})
+	session := h.Session(t, machineAccount, id(made))
+	h.Driver.Inject(storetest.Fault{Method: storetest.Put, Collection: "access-tokens"})
 	answer := h.refused(t, h.alice, http.MethodPost, "/service-accounts/delete", []string{machineAccount}, http.StatusServiceUnavailable, "")
 	if !strings.Contains(answer["message"].(string), id(made)) {
 		t.Errorf("%v", answer)
@@ -778,8 +778,8 @@ func TestWhatARequestCosts(t *testing.T) {
 	h := open(t)
 	machineAccount := h.newAccount(t, h.alice)
 	made := h.newToken(t, machineAccount)
-	h.machines.Used(t.Context(), id(made), "192.0.2.9")
-	session := h.session(t, machineAccount, id(made))
+	h.Machines.Used(t.Context(), id(made), "192.0.2.9")
+	session := h.Session(t, machineAccount, id(made))
 	rotated := h.do(t, session, http.MethodPost, "/access-tokens/rotate", object{"clientSecret": made["clientSecret"]})
 	for name, c := range map[string]struct {
 		token, method, path string
@@ -787,15 +787,15 @@ func TestWhatARequestCosts(t *testing.T) {
 		calls               int
 	}{
 		"reading an account":     {h.alice, http.MethodGet, "/service-accounts/" + machineAccount, nil, 1},
-		"listing tokens":         {h.alice, http.MethodGet, "/service-accounts/" + machineAccount + "/access-tokens", nil, 3},                   // the account, its tokens, their uses
-		"rotating":               {session, http.MethodPost, "/access-tokens/rotate", object{"clientSecret": rotated["clientSecret"]}, 4},       // the session, a read, a write, an event
-		"creating a token":       {h.alice, http.MethodPost, "/service-accounts/" + machineAccount + "/access-tokens", h.tokenBody(), 6},        // the account thrice, the organisation, the token, an event
-		"a machine's management": {session, http.MethodGet, "/service-accounts/" + machineAccount, nil, 1},                                      // the session
-		"a list of projects":     {h.alice, http.MethodGet, "/organizations/" + h.org + "/access-policies/projects/potential-grantees", nil, 1}, // a page
+		"listing tokens":         {h.alice, http.MethodGet, "/service-accounts/" + machineAccount + "/access-tokens", nil, 3},                  // the account, its tokens, their uses
+		"rotating":               {session, http.MethodPost, "/access-tokens/rotate", object{"clientSecret": rotated["clientSecret"]}, 4},      // the session, a read, a write, an event
+		"creating a token":       {h.alice, http.MethodPost, "/service-accounts/" + machineAccount + "/access-tokens", h.tokenBody(), 6},       // the account thrice, the organisation, the token, an event
+		"a machine's management": {session, http.MethodGet, "/service-accounts/" + machineAccount, nil, 1},                                     // the session
+		"a list of projects":     {h.alice, http.MethodGet, "/organizations/" + h.ID + "/access-policies/projects/potential-grantees", nil, 1}, // a page
 	} {
-		h.driver.Reset()
+		h.Driver.Reset()
 		h.send(t, c.token, c.method, c.path, c.body)
-		if got := h.driver.Calls(); got != c.calls {
+		if got := h.Driver.Calls(); got != c.calls {
 			t.Errorf("%s costs %d calls of the store, want %d", name, got, c.calls)
 		}
 	}
@@ -806,14 +806,14 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	machineAccount := h.newAccount(t, h.alice)
 	body := h.tokenBody()
 	made := h.do(t, h.alice, http.MethodPost, "/service-accounts/"+machineAccount+"/access-tokens", body)
-	session := h.session(t, machineAccount, id(made))
+	session := h.Session(t, machineAccount, id(made))
 	rotated := h.do(t, session, http.MethodPost, "/access-tokens/rotate", object{"clientSecret": made["clientSecret"]})
 	wrong := "wrong-" + strings.Repeat("s", 20)
 	h.refused(t, session, http.MethodPost, "/access-tokens/rotate", object{"clientSecret": wrong}, http.StatusBadRequest, "")
 	h.refused(t, h.alice, http.MethodPost, "/service-accounts/"+machineAccount+"/access-tokens", object{"name": wrong, "encryptedPayload": wrong, "expireAt": wrong, "projectIds": []string{wrong}}, http.StatusBadRequest, "")
-	h.refused(t, h.alice, http.MethodPut, "/organizations/"+h.org+"/secrets-manager", object{"keyCheck": wrong}, http.StatusBadRequest, "")
+	h.refused(t, h.alice, http.MethodPut, "/organizations/"+h.ID+"/secrets-manager", object{"keyCheck": wrong}, http.StatusBadRequest, "")
 	h.refused(t, h.alice, http.MethodPost, "/service-accounts/delete", []string{wrong}, http.StatusBadRequest, "")
-	logs := h.logs.String()
+	logs := h.Log.String()
 	if !strings.Contains(logs, `"action":"access-token.rotate"`) || !strings.Contains(logs, `"token":"`+id(made)+`"`) {
 		t.Error("the log does not tell of the rotation")
 	}
@@ -830,7 +830,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 
 func TestPagesOfTheWebVaultMayCall(t *testing.T) {
 	h := open(t)
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodOptions, "/api/organizations/"+h.org+"/service-accounts", nil)
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodOptions, "/api/organizations/"+h.ID+"/service-accounts", nil)
 	r.Header.Set("Origin", origin)
 	r.Header.Set("Access-Control-Request-Method", http.MethodPost)
 	r.Header.Set("Access-Control-Request-Headers", "authorization")

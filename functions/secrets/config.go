@@ -9,16 +9,8 @@ import (
 
 // Config is all that projects and secrets can be told.
 type Config struct {
-	Store config.Store
-	AWS   config.AWS
-	config.Serving
-	config.Pages
-	// Identity is the provider of people; without one machines alone are
-	// served.
-	Identity  config.Identity
-	Operators config.Operators
-	Sessions  config.Sessions
-
+	// Of it, Identity can be left out: then machines alone are served.
+	config.API
 	// MaxAnswer is how many bytes an answer can have where the host bounds that,
 	// as AWS Lambda does; 0: any number. What would be larger is refused before
 	// it begins.
@@ -37,9 +29,7 @@ func LoadConfig(environment map[string]string) (Config, []string, error) {
 
 // Validate implements config.Validator.
 func (c *Config) Validate() error {
-	faults := []error{
-		c.Store.Validate(), c.AWS.Validate(), c.Serving.Validate(), c.Pages.Validate(), c.Identity.ValidateOptional(), c.Operators.Validate(), c.Sessions.Validate(),
-	}
+	faults := []error{c.API.Validate(), c.Identity.ValidateOptional()}
 	if c.MaxAnswer != 0 && c.MaxAnswer < minMaxAnswer {
 		faults = append(faults, fmt.Errorf("%sMAX_ANSWER=%d: a single secret can need %d bytes; 0 is no limit", config.Prefix, c.MaxAnswer, minMaxAnswer))
 	}

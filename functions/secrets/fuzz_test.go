@@ -47,7 +47,7 @@ func FuzzBodies(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, which uint8, body string) {
-		h := openWith(t, memory.New(), Config{Serving: config.Serving{RequestTimeout: 5 * time.Second}})
+		h := openWith(t, memory.New(), Config{API: config.API{Serving: config.Serving{RequestTimeout: 5 * time.Second}}})
 		p := h.project()
 		s := h.secret("value", p)
 		h.machine("robot", grants{p: machine.ToWrite}, nil, machine.Token{})

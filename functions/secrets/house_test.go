@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -18,8 +17,10 @@ import (
 
 	"github.com/latchkey-fn/latchkey/providers/stores/memory"
 	"github.com/latchkey-fn/latchkey/shared/encstring"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/secret"
+	"github.com/latchkey-fn/latchkey/shared/smapi"
 	"github.com/latchkey-fn/latchkey/shared/store"
 	"github.com/latchkey-fn/latchkey/shared/store/storetest"
 )
@@ -40,21 +41,10 @@ type house struct {
 	machines  *machine.Machines
 	secrets   *secret.Secrets
 	handler   http.Handler
-	logs      *buffer
+	logs      *logtest.Log
 
 	mu      sync.Mutex
 	callers map[string]func(context.Context) (machine.Caller, error)
-}
-
-type buffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
 }
 
 // tally counts the documents that were read, by collection, and the calls.
@@ -122,17 +112,21 @@ func open(t testing.TB) *house { return openWith(t, memory.New(), Config{}) }
 
 func openWith(t testing.TB, driver store.Driver, c Config) *house {
 	t.Helper()
-	h := &house{t: t, logs: &buffer{}, callers: map[string]func(context.Context) (machine.Caller, error){}}
+	h := &house{t: t, logs: &logtest.Log{}, callers: map[string]func(context.Context) (machine.Caller, error){}}
 	h.tally = &tally{Driver: driver, documents: map[string]int{}}
 	h.driver = storetest.NewFaults(h.tally)
 	h.documents = store.New(h.driver)
-	logger := slog.New(slog.NewJSONHandler(h.logs, nil))
+	logger := h.logs.Logger()
 	h.machines = machine.New(machine.Config{Store: h.documents, Logger: logger})
 	h.secrets = secret.New(secret.Config{Store: h.documents, Machines: h.machines, Logger: logger})
 	if c.RequestTimeout == 0 {
 		c.RequestTimeout = time.Minute
 	}
-	h.handler = (&handler{secrets: h.secrets, maxAnswer: c.MaxAnswer}).api(c, logger, h).Handler()
+	api := smapi.New(smapi.Config{
+		Function: "secrets", Service: "Secrets Manager", Callers: h, Logger: logger, Timeout: c.RequestTimeout, MaxBody: maxImport,
+	})
+	(&handler{secrets: h.secrets, maxAnswer: c.MaxAnswer}).addRoutes(api)
+	h.handler = api
 	h.person("admin", machine.Admin)
 	t.Cleanup(func() {
 		if found := encString.FindString(h.logs.String()); found != "" {

@@ -9,12 +9,10 @@ package secrets
 
 import (
 	"log/slog"
-	"net/http"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/secret"
-	"github.com/latchkey-fn/latchkey/shared/signing"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
@@ -27,23 +25,13 @@ type Parts struct {
 	Now func() time.Time
 }
 
-// Function is projects and secrets.
-type Function struct {
-	http.Handler
-	// Routes are what it serves below /api, "GET /secrets/{id}", for whatever is in
-	// front of several functions.
-	Routes []string
-}
-
 // New puts the function together. Nothing is contacted before the first
 // request.
-func New(c Config, p Parts) (*Function, error) {
+func New(c Config, p Parts) (*smapi.API, error) {
 	documents := store.New(p.Store)
 	machines := machine.New(machine.Config{Store: documents, Logger: p.Logger, Now: p.Now})
-	callers, err := smapi.NewAuthenticator(smapi.CallersConfig{
-		Machines: machines, Sessions: c.Sessions,
-		Keys:     signing.New(signing.Config{Store: documents, Logger: p.Logger, Now: p.Now}).Published,
-		Identity: c.Identity, Operators: c.Operators, Logger: p.Logger, Now: p.Now,
+	api, err := smapi.Open(smapi.FunctionConfig{
+		Name: "secrets", Settings: c.API, Store: documents, Machines: machines, Logger: p.Logger, Now: p.Now, MaxBody: maxImport,
 	})
 	if err != nil {
 		return nil, err
@@ -52,8 +40,8 @@ func New(c Config, p Parts) (*Function, error) {
 		secrets:   secret.New(secret.Config{Store: documents, Machines: machines, Logger: p.Logger, Now: p.Now}),
 		maxAnswer: c.MaxAnswer,
 	}
-	api := h.api(c, p.Logger, callers)
-	return &Function{Handler: api.Handler(), Routes: api.Routes()}, nil
+	h.addRoutes(api)
+	return api, nil
 }
 
 type handler struct {
@@ -61,45 +49,33 @@ type handler struct {
 	maxAnswer int
 }
 
-func (h *handler) api(c Config, logger *slog.Logger, callers smapi.Authenticator) *smapi.API {
-	api := smapi.New(smapi.Config{
-		Function: "secrets", Callers: callers, Logger: logger, Path: c.Sessions.Path(),
-		Origins: c.WebVaultOrigins, Timeout: c.RequestTimeout, MaxBody: maxImport,
-	})
-	for _, r := range []struct {
-		route, action string
-		run           smapi.Operation
-	}{
-		{"GET /organizations/{org}/projects", "project.list", h.listProjects},
-		{"POST /organizations/{org}/projects", "project.create", h.createProject},
-		{"GET /projects/{id}", "project.read", h.getProject},
-		{"PUT /projects/{id}", "project.edit", h.putProject},
-		{"POST /projects/delete", "project.delete", h.deleteProjects},
+func (h *handler) addRoutes(api *smapi.API) {
+	api.Handle("GET /organizations/{org}/projects", "project.list", h.listProjects)
+	api.Handle("POST /organizations/{org}/projects", "project.create", h.createProject)
+	api.Handle("GET /projects/{id}", "project.read", h.getProject)
+	api.Handle("PUT /projects/{id}", "project.edit", h.putProject)
+	api.Handle("POST /projects/delete", "project.delete", h.deleteProjects)
 
-		{"GET /organizations/{org}/secrets", "secret.list", h.listSecrets},
-		{"GET /projects/{id}/secrets", "secret.list", h.listSecretsOfProject},
-		{"GET /organizations/{org}/secrets/sync", "secret.sync", h.sync},
-		{"POST /secrets/get-by-ids", "secret.read", h.getSecrets},
-		{"GET /secrets/{id}", "secret.read", h.getSecret},
-		{"POST /organizations/{org}/secrets", "secret.create", h.createSecret},
-		{"PUT /secrets/{id}", "secret.edit", h.putSecret},
-		{"POST /secrets/delete", "secret.delete", h.deleteSecrets},
-		{"GET /secrets/{id}/access-policies", "secret.read-policies", h.getPolicies},
+	api.Handle("GET /organizations/{org}/secrets", "secret.list", h.listSecrets)
+	api.Handle("GET /projects/{id}/secrets", "secret.list", h.listSecretsOfProject)
+	api.Handle("GET /organizations/{org}/secrets/sync", "secret.sync", h.sync)
+	api.Handle("POST /secrets/get-by-ids", "secret.read", h.getSecrets)
+	api.Handle("GET /secrets/{id}", "secret.read", h.getSecret)
+	api.Handle("POST /organizations/{org}/secrets", "secret.create", h.createSecret)
+	api.Handle("PUT /secrets/{id}", "secret.edit", h.putSecret)
+	api.Handle("POST /secrets/delete", "secret.delete", h.deleteSecrets)
+	api.Handle("GET /secrets/{id}/access-policies", "secret.read-policies", h.getPolicies)
 
-		{"GET /secrets/{id}/versions", "secret.read-versions", h.listVersions},
-		{"PUT /secrets/{id}/versions/restore", "secret.restore-version", h.restoreVersion},
-		{"GET /secret-versions/{id}", "secret.read-versions", h.getVersion},
-		{"POST /secret-versions/get-by-ids", "secret.read-versions", h.getVersions},
-		{"POST /secret-versions/delete", "secret.delete-versions", h.deleteVersions},
+	api.Handle("GET /secrets/{id}/versions", "secret.read-versions", h.listVersions)
+	api.Handle("PUT /secrets/{id}/versions/restore", "secret.restore-version", h.restoreVersion)
+	api.Handle("GET /secret-versions/{id}", "secret.read-versions", h.getVersion)
+	api.Handle("POST /secret-versions/get-by-ids", "secret.read-versions", h.getVersions)
+	api.Handle("POST /secret-versions/delete", "secret.delete-versions", h.deleteVersions)
 
-		{"GET /secrets/{org}/trash", "trash.list", h.listTrash},
-		{"POST /secrets/{org}/trash/empty", "secret.purge", h.emptyTrash},
-		{"POST /secrets/{org}/trash/restore", "secret.restore", h.restoreSecrets},
+	api.Handle("GET /secrets/{org}/trash", "trash.list", h.listTrash)
+	api.Handle("POST /secrets/{org}/trash/empty", "secret.purge", h.emptyTrash)
+	api.Handle("POST /secrets/{org}/trash/restore", "secret.restore", h.restoreSecrets)
 
-		{"GET /sm/{org}/export", "organization.export", h.export},
-		{"POST /sm/{org}/import", "organization.import", h.importArchive},
-	} {
-		api.Handle(r.route, r.action, r.run)
-	}
-	return api
+	api.Handle("GET /sm/{org}/export", "organization.export", h.export)
+	api.Handle("POST /sm/{org}/import", "organization.import", h.importArchive)
 }

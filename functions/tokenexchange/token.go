@@ -108,7 +108,7 @@ func (h *handler) token(w http.ResponseWriter, r *http.Request) {
 		httpx.Note(ctx, slog.String("token", asked.id))
 		var granted machine.Granted
 		if granted, err = h.exchange(ctx, asked, event.Address); err == nil {
-			event.Actor, event.Token = "service-account:"+granted.Account, granted.Token
+			event.Actor, event.Token = granted.Actor(), granted.Token
 			answer, err = h.session(ctx, granted)
 		}
 	}

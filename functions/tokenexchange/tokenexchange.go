@@ -58,7 +58,6 @@ type Function struct {
 	// Routes are what it serves, for whatever is in front of several functions.
 	Routes   []string
 	Machines *machine.Machines
-	Signing  *signing.Keys
 }
 
 // New puts the function together. Nothing is contacted before the first
@@ -89,7 +88,7 @@ func New(c Config, p Parts) (*Function, error) {
 			Function: "tokenexchange", Logger: p.Logger, Timeout: c.RequestTimeout, MaxBody: maxBody,
 		}),
 		Routes:   []string{"POST " + prefix + tokenPath, "GET " + prefix + discoveryPath, "GET " + prefix + keySetPath},
-		Machines: h.machines, Signing: h.signing,
+		Machines: h.machines,
 	}, nil
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/encstring"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/signing"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
@@ -47,7 +48,7 @@ type house struct {
 	driver  *storetest.Faults
 	key     *kmstest.Key
 	clock   *clock
-	logs    *buffer
+	logs    *logtest.Log
 	account string
 	token   accesstoken.Token
 	payload string
@@ -72,23 +73,6 @@ func (c *clock) wait(d time.Duration) {
 	c.at = c.at.Add(d)
 }
 
-type buffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.String()
-}
-
 var settings = map[string]string{
 	"LATCHKEY_STORE": "memory", "LATCHKEY_KEYS": "software", "LATCHKEY_SOFTWARE_KEY_PATH": "unused",
 	"LATCHKEY_PUBLIC_URL": "https://sm.example.org:8443/secrets", "LATCHKEY_SIGNING_ALGORITHM": "ES256",
@@ -106,7 +90,7 @@ func open(t testing.TB, settings map[string]string) *house {
 	h := &house{
 		// A store forgets what has expired by its own clock, so the clock is near.
 		driver: storetest.NewFaults(store.NewTable()), key: kmstest.NewKey(t), clock: &clock{at: time.Now().UTC().Truncate(time.Second)},
-		logs: &buffer{},
+		logs: &logtest.Log{},
 	}
 	h.Function = h.instance(t, settings)
 	h.token, h.account = h.newToken(t, nil)
@@ -122,7 +106,7 @@ func (h *house) instance(t testing.TB, settings map[string]string) *tokenexchang
 		t.Fatal(err, warnings)
 	}
 	function, err := tokenexchange.New(config, tokenexchange.Parts{
-		Store: h.driver, Key: h.key, Logger: slog.New(slog.NewJSONHandler(h.logs, nil)), Now: h.clock.now,
+		Store: h.driver, Key: h.key, Logger: h.logs.Logger(), Now: h.clock.now,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -8,13 +8,7 @@ import (
 
 // Config is all that the revocation can be told.
 type Config struct {
-	Store config.Store
-	AWS   config.AWS
-	config.Serving
-	config.Pages
-	Identity  config.Identity
-	Operators config.Operators
-	Sessions  config.Sessions
+	config.API
 }
 
 // LoadConfig reads the settings from an environment.
@@ -26,7 +20,5 @@ func LoadConfig(environment map[string]string) (Config, []string, error) {
 
 // Validate implements config.Validator.
 func (c *Config) Validate() error {
-	return errors.Join(
-		c.Store.Validate(), c.AWS.Validate(), c.Serving.Validate(), c.Pages.Validate(), c.Identity.Validate(), c.Operators.Validate(), c.Sessions.Validate(),
-	)
+	return errors.Join(c.API.Validate(), c.Identity.Validate())
 }

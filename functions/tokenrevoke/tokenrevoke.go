@@ -5,11 +5,9 @@ package tokenrevoke
 
 import (
 	"log/slog"
-	"net/http"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/machine"
-	"github.com/latchkey-fn/latchkey/shared/signing"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
@@ -25,33 +23,19 @@ type Parts struct {
 	Now func() time.Time
 }
 
-// Function is the revocation of access tokens.
-type Function struct {
-	http.Handler
-	// Routes are what it serves below /api, "GET /secrets/{id}", for whatever is in
-	// front of several functions.
-	Routes []string
-}
-
 // New puts the function together. Nothing is contacted before the first
 // request.
-func New(c Config, p Parts) (*Function, error) {
+func New(c Config, p Parts) (*smapi.API, error) {
 	documents := store.New(p.Store)
 	h := &handler{machine.New(machine.Config{Store: documents, Logger: p.Logger, Now: p.Now})}
-	callers, err := smapi.NewAuthenticator(smapi.CallersConfig{
-		Machines: h.machines, Sessions: c.Sessions,
-		Keys:     signing.New(signing.Config{Store: documents, Logger: p.Logger, Now: p.Now}).Published,
-		Identity: c.Identity, Operators: c.Operators, Logger: p.Logger, Now: p.Now,
+	api, err := smapi.Open(smapi.FunctionConfig{
+		Name: "tokenrevoke", Settings: c.API, Store: documents, Machines: h.machines, Logger: p.Logger, Now: p.Now, MaxBody: maxBody,
 	})
 	if err != nil {
 		return nil, err
 	}
-	api := smapi.New(smapi.Config{
-		Function: "tokenrevoke", Callers: callers, Logger: p.Logger,
-		Path: c.Sessions.Path(), Origins: c.WebVaultOrigins, Timeout: c.RequestTimeout, MaxBody: maxBody,
-	})
 	api.Handle("POST /service-accounts/{id}/access-tokens/revoke", "access-token.revoke", h.revoke)
-	return &Function{Handler: api.Handler(), Routes: api.Routes()}, nil
+	return api, nil
 }
 
 type handler struct {

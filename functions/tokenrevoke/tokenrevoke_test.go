@@ -1,15 +1,12 @@
 package tokenrevoke_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,52 +14,26 @@ import (
 
 	"github.com/latchkey-fn/latchkey/functions/tokenrevoke"
 	"github.com/latchkey-fn/latchkey/local/devidentity"
-	"github.com/latchkey-fn/latchkey/shared/encstring"
 	"github.com/latchkey-fn/latchkey/shared/fault"
-	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
 	"github.com/latchkey-fn/latchkey/shared/machine"
-	"github.com/latchkey-fn/latchkey/shared/signing"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
-	"github.com/latchkey-fn/latchkey/shared/store"
+	"github.com/latchkey-fn/latchkey/shared/smapi/smapitest"
 	"github.com/latchkey-fn/latchkey/shared/store/storetest"
 )
 
-// house is the function over a store that fails on demand, and the domain as
-// other functions see it.
+// house is the function, and the domain as other functions see it.
 type house struct {
-	*tokenrevoke.Function
-	driver   *storetest.Faults
-	key      *kmstest.Key
-	logs     *buffer
+	*smapi.API
+	*smapitest.Organization
 	identity *devidentity.Server
-	sessions *signing.Keys
-	machines *machine.Machines
-	org      string
 	alice    string // an owner's token
 	account  string
 }
 
-type buffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.String()
-}
-
 func settings(identity string) map[string]string {
 	return map[string]string{
-		"LATCHKEY_STORE": "memory", "LATCHKEY_IDENTITY_URL": identity, "LATCHKEY_PUBLIC_URL": "https://sm.example.org",
+		"LATCHKEY_STORE": "memory", "LATCHKEY_IDENTITY_URL": identity, "LATCHKEY_PUBLIC_URL": smapitest.PublicURL,
 		"LATCHKEY_WEB_VAULT_ORIGINS": "https://vault.example.org",
 	}
 }
@@ -75,23 +46,16 @@ func open(t testing.TB) *house {
 	}
 	server := httptest.NewServer(identity)
 	t.Cleanup(server.Close)
-	h := &house{driver: storetest.NewFaults(store.NewTable()), key: kmstest.NewKey(t), logs: &buffer{}, identity: identity, org: uuid.NewString()}
+	h := &house{Organization: smapitest.New(t), identity: identity}
 	config, warnings, err := tokenrevoke.LoadConfig(settings(server.URL))
 	if err != nil || len(warnings) > 0 {
 		t.Fatal(err, warnings)
 	}
-	log := slog.New(slog.NewJSONHandler(h.logs, nil))
-	if h.Function, err = tokenrevoke.New(config, tokenrevoke.Parts{Store: h.driver, Logger: log}); err != nil {
+	if h.API, err = tokenrevoke.New(config, tokenrevoke.Parts{Store: h.Driver, Logger: h.Log.Logger()}); err != nil {
 		t.Fatal(err)
 	}
-	documents := store.New(h.driver)
-	ring := func(name string) *keyring.Ring {
-		return keyring.New(keyring.Config{Name: name, Store: documents, Key: h.key})
-	}
-	h.machines = machine.New(machine.Config{Store: documents, Ring: ring(machine.Ring), Logger: log})
-	h.sessions = signing.New(signing.Config{Store: documents, Ring: ring(signing.Ring), Algorithm: "ES256", Logger: log})
-	h.alice = h.person(t, devidentity.Claims{User: uuid.NewString(), Owner: []string{h.org}})
-	h.account = h.newAccount(t)
+	h.alice = h.person(t, devidentity.Claims{User: uuid.NewString(), Owner: []string{h.ID}})
+	h.account = h.NewAccount(t)
 	return h
 }
 
@@ -104,52 +68,10 @@ func (h *house) person(t testing.TB, c devidentity.Claims) string {
 	return token
 }
 
-// root is an administrator in the domain.
-func root() machine.Caller {
-	return machine.OfPerson(machine.Person{Subject: "root", Role: func(string) machine.Role { return machine.Admin }})
-}
-
-func (h *house) newAccount(t testing.TB) string {
-	t.Helper()
-	a, err := root().In(h.org)
-	if err != nil {
-		t.Fatal(err)
-	}
-	account, err := h.machines.CreateAccount(t.Context(), a, machine.AccountSettings{Name: encstring.NewKey().Encrypt("machine")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return account.ID
-}
-
-func (h *house) newToken(t testing.TB, account string) string {
-	t.Helper()
-	text := encstring.NewKey().Encrypt("text")
-	token, _, err := h.machines.CreateToken(t.Context(), root(), account, machine.NewToken{Name: text, Payload: text, Key: text})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token.ID
-}
-
-// session gives the session token of an access token, as the exchange makes it.
-func (h *house) session(t testing.TB, token string) string {
-	t.Helper()
-	now := time.Now()
-	signed, err := h.sessions.Sign(t.Context(), map[string]any{
-		"iss": "https://sm.example.org", "nbf": now.Unix(), "iat": now.Unix(), "exp": now.Add(time.Hour).Unix(),
-		"client_id": token, "sub": h.account, "type": smapi.SessionType, "organization": h.org, "scope": []string{smapi.SessionScope},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signed
-}
-
 // revoked is who revoked a token; empty: nobody.
 func (h *house) revoked(t testing.TB, account, token string) string {
 	t.Helper()
-	for record, err := range h.machines.Tokens(t.Context(), account) {
+	for record, err := range h.Machines.Tokens(t.Context(), account) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -201,8 +123,8 @@ func (h *house) want(t testing.TB, bearer, body string, status int, message stri
 
 func TestARevokedTokensSessionsEnd(t *testing.T) {
 	h := open(t)
-	token, other := h.newToken(t, h.account), h.newToken(t, h.account)
-	session := h.session(t, token)
+	token, other := h.NewToken(t, h.account), h.NewToken(t, h.account)
+	session := h.Session(t, h.account, token)
 	h.want(t, session, ids(other), http.StatusNotFound, "Resource not found.") // no machine revokes
 	h.want(t, h.alice, ids(strings.ToUpper(token)), http.StatusOK, "")
 	if message := h.want(t, session, ids(other), http.StatusUnauthorized, ""); !strings.HasPrefix(message, "The access token was revoked by user:") {
@@ -211,17 +133,17 @@ func TestARevokedTokensSessionsEnd(t *testing.T) {
 	if h.revoked(t, h.account, other) != "" {
 		t.Error("another token was revoked")
 	}
-	h.want(t, h.session(t, other), ids(), http.StatusNotFound, "")
+	h.want(t, h.Session(t, h.account, other), ids(), http.StatusNotFound, "")
 }
 
 func TestRevokingAgainAndWhatIsNotThereIsFine(t *testing.T) {
 	h := open(t)
-	token, account := h.newToken(t, h.account), h.newAccount(t)
-	foreign := h.newToken(t, account)
+	token, account := h.NewToken(t, h.account), h.NewAccount(t)
+	foreign := h.NewToken(t, account)
 	body := ids(token, foreign, uuid.NewString(), token)
 	h.want(t, h.alice, body, http.StatusOK, "")
 	first := h.revoked(t, h.account, token)
-	h.want(t, h.person(t, devidentity.Claims{User: uuid.NewString(), Admin: []string{h.org}}), body, http.StatusOK, "")
+	h.want(t, h.person(t, devidentity.Claims{User: uuid.NewString(), Admin: []string{h.ID}}), body, http.StatusOK, "")
 	if first == "" || h.revoked(t, h.account, token) != first {
 		t.Errorf("revoked by %q and then by %q", first, h.revoked(t, h.account, token))
 	}
@@ -234,13 +156,13 @@ func TestRevokingAgainAndWhatIsNotThereIsFine(t *testing.T) {
 func TestWhoMayRevoke(t *testing.T) {
 	h := open(t)
 	writer, groups := uuid.NewString(), []string{"ops"}
-	_, err := h.machines.SetAccountPeople(t.Context(), root(), h.account, machine.People{
+	_, err := h.Machines.SetAccountPeople(t.Context(), smapitest.Root(), h.account, machine.People{
 		Users: map[string]machine.Rights{writer: machine.ToWrite, "reader": machine.ToRead}, Groups: map[string]machine.Rights{"ops": machine.ToWrite},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, machineToken := []string{h.org}, h.newToken(t, h.account)
+	in, machineToken := []string{h.ID}, h.NewToken(t, h.account)
 	for name, c := range map[string]struct {
 		bearer string
 		status int
@@ -253,11 +175,11 @@ func TestWhoMayRevoke(t *testing.T) {
 		"a member without a policy":   {h.person(t, devidentity.Claims{User: uuid.NewString(), SecretsManager: in}), 404},
 		"a user without a role":       {h.person(t, devidentity.Claims{User: writer, Groups: groups}), 404},
 		"another one's administrator": {h.person(t, devidentity.Claims{User: writer, Owner: []string{uuid.NewString()}}), 404},
-		"a machine":                   {h.session(t, machineToken), 404},
+		"a machine":                   {h.Session(t, h.account, machineToken), 404},
 		"nobody":                      {"", 401},
 		"somebody who expired":        {h.person(t, devidentity.Claims{User: writer, Owner: in, Lifetime: -time.Hour}), 401},
 	} {
-		token := h.newToken(t, h.account)
+		token := h.NewToken(t, h.account)
 		if status, message := h.post(t, c.bearer, h.account, ids(token)); status != c.status {
 			t.Errorf("%s: %d %s, want %d", name, status, message, c.status)
 		}
@@ -277,9 +199,9 @@ func TestABatchThatBrokeSaysWhichTokensAreRevoked(t *testing.T) {
 	h := open(t)
 	var tokens []string
 	for range 6 {
-		tokens = append(tokens, h.newToken(t, h.account))
+		tokens = append(tokens, h.NewToken(t, h.account))
 	}
-	h.driver.Inject(
+	h.Driver.Inject(
 		storetest.Fault{Method: storetest.Put, Collection: "access-tokens", Skip: 2},
 		storetest.Fault{Method: storetest.Put, Collection: "access-tokens", Skip: 3},
 	)
@@ -300,20 +222,20 @@ func TestABatchThatBrokeSaysWhichTokensAreRevoked(t *testing.T) {
 	if failures != 2 {
 		t.Errorf("%d failures: %q", failures, message)
 	}
-	h.driver.Reset()
+	h.Driver.Reset()
 	h.want(t, h.alice, ids(tokens...), http.StatusOK, "")
 	for _, token := range tokens {
 		if h.revoked(t, h.account, token) == "" {
 			t.Errorf("%s is not revoked", token)
 		}
 	}
-	h.driver.Inject(make([]storetest.Fault, 1)...)
+	h.Driver.Inject(make([]storetest.Fault, 1)...)
 	h.want(t, h.alice, ids(tokens...), http.StatusServiceUnavailable, "Secrets Manager is not available at the moment. Please try again.")
 }
 
 func TestBodiesThatAreWrong(t *testing.T) {
 	h := open(t)
-	token := h.newToken(t, h.account)
+	token := h.NewToken(t, h.account)
 	many := make([]string, machine.MaxRevoked+1)
 	for i := range many {
 		many[i] = uuid.NewString()
@@ -326,11 +248,11 @@ func TestBodiesThatAreWrong(t *testing.T) {
 		`{"ids":["{` + token + `}"]}`:           400,
 		`{"ids":"` + strings.Repeat("x", 70000): 413,
 	} {
-		h.driver.Reset()
+		h.Driver.Reset()
 		if got, _ := h.post(t, h.alice, h.account, body); got != status {
 			t.Errorf("%.60s: %d, want %d", body, got, status)
 		}
-		if n := h.driver.Calls(storetest.Put, storetest.Delete); n != 0 {
+		if n := h.Driver.Calls(storetest.Put, storetest.Delete); n != 0 {
 			t.Errorf("%.60s: %d writes", body, n)
 		}
 	}
@@ -342,21 +264,21 @@ func TestBodiesThatAreWrong(t *testing.T) {
 // Revoking uses no key, even where there is one to be used.
 func TestRevokingNeedsNoKey(t *testing.T) {
 	h := open(t)
-	token := h.newToken(t, h.account)
-	before := h.key.Calls()
-	h.key.Set(kmstest.Faults{Err: fault.Denied, DescribeToo: true})
+	token := h.NewToken(t, h.account)
+	before := h.Wrapping.Calls()
+	h.Wrapping.Set(kmstest.Faults{Err: fault.Denied, DescribeToo: true})
 	h.want(t, h.alice, ids(token), http.StatusOK, "")
-	if h.key.Calls() != before {
+	if h.Wrapping.Calls() != before {
 		t.Error("the key was used")
 	}
 }
 
 func TestTheLogTellsWhoRevokedWhat(t *testing.T) {
 	h := open(t)
-	token := h.newToken(t, h.account)
+	token := h.NewToken(t, h.account)
 	h.want(t, h.alice, ids(token), http.StatusOK, "")
 	h.want(t, "", ids(token), http.StatusUnauthorized, "")
-	logs := h.logs.String()
+	logs := h.Log.String()
 	for _, part := range []string{
 		`"action":"access-token.revoke","outcome":"allowed","actor":"user:`, `"subject":"` + token + `"`,
 		`"action":"access-token.revoke","outcome":"refused"`,
@@ -389,17 +311,17 @@ func TestWhatCannotWorkIsRefusedByName(t *testing.T) {
 
 func FuzzBody(f *testing.F) {
 	h := open(f)
-	token := h.newToken(f, h.account)
+	token := h.NewToken(f, h.account)
 	for _, body := range []string{ids(token), ids(token, "x"), `{"ids":null}`, `{"ids":[null]}`, `null`, `{`, ``} {
 		f.Add(body)
 	}
 	f.Fuzz(func(t *testing.T, body string) {
-		h.driver.Reset()
+		h.Driver.Reset()
 		status, message := h.post(t, h.alice, h.account, body)
 		if status != http.StatusOK && (status < 400 || status > 499) {
 			t.Errorf("%q: %d %s", body, status, message)
 		}
-		if n := h.driver.Calls(storetest.Put, storetest.Delete); status != http.StatusOK && n != 0 {
+		if n := h.Driver.Calls(storetest.Put, storetest.Delete); status != http.StatusOK && n != 0 {
 			t.Errorf("%q: %d, and %d writes", body, status, n)
 		}
 	})

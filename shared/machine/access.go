@@ -52,13 +52,19 @@ type Person struct {
 // OfPerson makes the caller of a person's request.
 func OfPerson(p Person) Caller { return Caller{person: &p} }
 
+// How actors are written in events: this, and the id.
+const (
+	accountActor = "service-account:"
+	userActor    = "user:"
+)
+
 // Actor names the caller in events.
 func (c Caller) Actor() string {
 	switch {
 	case c.machine != nil:
-		return "service-account:" + c.machine.Account
+		return accountActor + c.machine.Account
 	case c.person != nil:
-		return "user:" + c.person.Subject
+		return userActor + c.person.Subject
 	default:
 		return ""
 	}

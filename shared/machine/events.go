@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"regexp"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -73,6 +74,9 @@ type Event struct {
 	Actor        string    `json:"actor"`
 	Address      string    `json:"address,omitempty"`
 }
+
+// User is the id of the person who did it; false where it was nobody's doing.
+func (e Event) User() (id string, ok bool) { return strings.CutPrefix(e.Actor, userActor) }
 
 // eventID makes ids of which the later one is the lesser.
 func eventID(at time.Time) string {

@@ -26,6 +26,9 @@ type Granted struct {
 	Ends time.Time
 }
 
+// Actor names the account in events.
+func (g Granted) Actor() string { return accountActor + g.Account }
+
 // Exchange checks a client secret, in one read of the store. Only who has the
 // right one is told what else is wrong with the token (Refused).
 //

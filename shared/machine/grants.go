@@ -16,7 +16,7 @@ import (
 // What the document of an account can hold: together these leave room in
 // store.MaxBody for the rest.
 const (
-	MaxGrants = 2_000     // projects and single secrets of an account
+	maxGrants = 2_000     // projects and single secrets of an account
 	maxPeople = 96 * 1024 // bytes of the policies of people, as JSON
 	maxPerson = 256       // bytes of the id of a user or a group
 )
@@ -57,8 +57,8 @@ func (k kind) set(a *Account, id string, rights *Rights) (changed bool, err erro
 		return had, nil
 	case had && before == *rights:
 		return false, nil
-	case !had && len(a.Projects)+len(a.Secrets) >= MaxGrants:
-		return false, Invalid("A machine account can be granted %d projects and secrets at the most.", MaxGrants)
+	case !had && len(a.Projects)+len(a.Secrets) >= maxGrants:
+		return false, Invalid("A machine account can be granted %d projects and secrets at the most.", maxGrants)
 	}
 	if *of == nil {
 		*of = map[string]Rights{}

@@ -252,8 +252,9 @@ func TestTheLargestAccountFits(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
 	account := w.account(t, w.admin())
+	const most = 2000
 	many := rights{}
-	for range machine.MaxGrants {
+	for range most {
 		many[uuid.NewString()] = machine.Rights{Read: true}
 	}
 	setAll := func(want rights) error {
@@ -266,7 +267,7 @@ func TestTheLargestAccountFits(t *testing.T) {
 	want(t, w.SetSecretAccounts(ctx, access(t, w.admin(), w.organization), uuid.NewString(), rights{account: machine.ToRead}), fault.Invalid, full)
 	want(t, w.SetProjectAccounts(ctx, access(t, w.admin(), w.organization), uuid.NewString(), rights{account: machine.ToRead}), fault.Invalid, full)
 	others := rights{}
-	for range machine.MaxGrants {
+	for range most {
 		others[uuid.NewString()] = machine.Rights{Read: true}
 	}
 	ok(t, setAll(others)) // those taken away make room

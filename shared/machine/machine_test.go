@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/store"
 	"github.com/latchkey-fn/latchkey/shared/store/storetest"
@@ -28,7 +28,7 @@ type world struct {
 	*machine.Machines
 	driver       *storetest.Faults
 	key          *kmstest.Key
-	log          *buffer
+	log          *logtest.Log
 	organization string
 	// org is the organisation's key, which only clients have.
 	org encstring.Key
@@ -37,27 +37,10 @@ type world struct {
 	clock time.Time
 }
 
-type buffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.String()
-}
-
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{
-		driver: storetest.NewFaults(store.NewTable()), key: kmstest.NewKey(t), log: &buffer{},
+		driver: storetest.NewFaults(store.NewTable()), key: kmstest.NewKey(t), log: &logtest.Log{},
 		organization: uuid.NewString(), org: encstring.NewKey(),
 		// A store forgets what has expired by its own clock, so this one is near.
 		clock: time.Now().UTC().Truncate(time.Hour),
@@ -70,7 +53,7 @@ func newWorld(t testing.TB) *world {
 func (w *world) instance(driver store.Driver) *machine.Machines {
 	documents := store.New(driver)
 	return machine.New(machine.Config{
-		Store: documents, Logger: slog.New(slog.NewJSONHandler(w.log, nil)), Now: w.now,
+		Store: documents, Logger: w.log.Logger(), Now: w.now,
 		Ring: keyring.New(keyring.Config{Name: machine.Ring, Store: documents, Key: w.key}),
 	})
 }

@@ -27,8 +27,8 @@ const (
 	// latestEnd bounds the lives of tokens: there are dates that clients cannot
 	// write down.
 	latestEnd = 100 * 365 * 24 * time.Hour
-	// MaxGrace is how long a client secret may stay good after its rotation.
-	MaxGrace = 7 * 24 * time.Hour
+	// maxGrace is how long a client secret may stay good after its rotation.
+	maxGrace = 7 * 24 * time.Hour
 	// repeatTime is how long the session that rotated a client secret away can ask
 	// for the new one again.
 	repeatTime = 5 * time.Minute
@@ -254,8 +254,8 @@ func (m *Machines) Rotate(ctx context.Context, c Caller, clientSecret string, gr
 	if c.machine == nil {
 		return store.Record[Token]{}, "", NotFound()
 	}
-	if grace < 0 || grace > MaxGrace {
-		return store.Record[Token]{}, "", Invalid("The old client secret can stay valid for %s at the most.", lifetime(MaxGrace))
+	if grace < 0 || grace > maxGrace {
+		return store.Record[Token]{}, "", Invalid("The old client secret can stay valid for %s at the most.", lifetime(maxGrace))
 	}
 	id := c.Token()
 	changed := false

@@ -114,8 +114,8 @@ var (
 
 // writeError is the one place where a class of failure becomes a status. What a
 // Problem does not tell the client is in the log alone, under the request id.
-func writeError(w http.ResponseWriter, err error) (status int) {
-	status, message := statusOf(err)
+func (a *API) writeError(w http.ResponseWriter, err error) (status int) {
+	status, message := a.statusOf(err)
 	var members map[string][]string
 	if problem, told := machine.AsProblem(err); told {
 		message, members = problem.Message, problem.Fields
@@ -132,7 +132,7 @@ func writeError(w http.ResponseWriter, err error) (status int) {
 
 // statusOf gives the status of an error's class, and the message where there is
 // no Problem to tell.
-func statusOf(err error) (status int, message string) {
+func (a *API) statusOf(err error) (status int, message string) {
 	const unexpected = "An unexpected error has occurred."
 	switch fault.Of(err) {
 	case fault.Unauthenticated:
@@ -150,7 +150,7 @@ func statusOf(err error) (status int, message string) {
 		}
 		return http.StatusInternalServerError, unexpected // it was we who asked wrongly
 	case fault.Transient, fault.Denied:
-		return http.StatusServiceUnavailable, "Secrets Manager is not available at the moment. Please try again."
+		return http.StatusServiceUnavailable, a.config.Service + " is not available at the moment. Please try again."
 	case fault.Lost:
 		return http.StatusInternalServerError, "What is stored here cannot be read. Please tell your administrator."
 	default:

@@ -1,7 +1,6 @@
 package smapi_test
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -25,6 +24,7 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/auth"
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
 	"github.com/latchkey-fn/latchkey/shared/store"
@@ -90,32 +90,15 @@ type edge struct {
 	identityDown atomic.Bool
 	keysFail     atomic.Bool
 	config       smapi.CallersConfig
-	log          *safeBuffer
+	log          *logtest.Log
 	logger       *slog.Logger
-}
-
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 func newEdge(t testing.TB) *edge {
 	t.Helper()
-	e := &edge{t: t, clock: &clock{}, driver: &driver{Table: store.NewTable()}, log: &safeBuffer{}}
+	e := &edge{t: t, clock: &clock{}, driver: &driver{Table: store.NewTable()}, log: &logtest.Log{}}
 	e.store = store.New(e.driver)
-	e.logger = slog.New(slog.NewJSONHandler(e.log, nil))
+	e.logger = e.log.Logger()
 	identity, err := provider()
 	if err != nil {
 		t.Fatal(err)
@@ -177,13 +160,13 @@ func (e *edge) authenticator() smapi.Authenticator {
 // api makes an API whose routes the test adds before it is served.
 func (e *edge) api() *smapi.API {
 	return smapi.New(smapi.Config{
-		Function: "test", Callers: e.authenticator(), Logger: e.logger, Path: "/sm", Origins: []string{webVault},
+		Function: "test", Service: "Secrets Manager", Callers: e.authenticator(), Logger: e.logger, Path: "/sm", Origins: []string{webVault},
 		Timeout: 10 * time.Second, MaxBody: maxBody,
 	})
 }
 
 func (e *edge) serve(api *smapi.API) *client {
-	server := httptest.NewServer(api.Handler())
+	server := httptest.NewServer(api)
 	e.t.Cleanup(server.Close)
 	return &client{e: e, url: server.URL, authorization: "Bearer " + e.session(nil)}
 }
@@ -327,26 +310,7 @@ func (a answer) fails(t *testing.T, status int) problem {
 }
 
 // audited gives the events of the audit log so far.
-func (e *edge) audited() []map[string]any { return e.lines("audit") }
+func (e *edge) audited() []map[string]any { return e.log.Lines(e.t, "audit") }
 
 // requests gives the lines of requests so far.
-func (e *edge) requests() []map[string]any { return e.lines("request") }
-
-func (e *edge) lines(message string) []map[string]any {
-	e.t.Helper()
-	var lines []map[string]any
-	decoder := json.NewDecoder(strings.NewReader(e.log.String()))
-	for {
-		var line map[string]any
-		err := decoder.Decode(&line)
-		if errors.Is(err, io.EOF) {
-			return lines
-		}
-		if err != nil {
-			e.t.Fatal(err)
-		}
-		if line["msg"] == message {
-			lines = append(lines, line)
-		}
-	}
-}
+func (e *edge) requests() []map[string]any { return e.log.Lines(e.t, "request") }

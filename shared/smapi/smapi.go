@@ -29,10 +29,11 @@ type Authenticator interface {
 
 // Config is what an API stands on.
 type Config struct {
-	// Function is the name in the log lines.
-	Function string
-	Callers  Authenticator
-	Logger   *slog.Logger
+	// Function is the name in the log lines, Service the one that clients are told
+	// where it is not available.
+	Function, Service string
+	Callers           Authenticator
+	Logger            *slog.Logger
 	// Path is that of the public address (config.Sessions.Path), before Prefix.
 	// Requests without it are served as well: whether a reverse proxy cuts it is
 	// not ours to know.
@@ -45,11 +46,16 @@ type Config struct {
 	MaxBody int64
 }
 
-// API is the routes of one function.
+// API is the routes of one function. It serves them with and without the
+// prefixes.
 type API struct {
+	http.Handler
+	// Routes are those given to Handle: what is in front of several functions has
+	// to know them.
+	Routes []string
+
 	config Config
 	mux    *http.ServeMux
-	routes []string
 	audit  audit.Log
 }
 
@@ -57,6 +63,10 @@ type API struct {
 func New(c Config) *API {
 	a := &API{config: c, mux: http.NewServeMux(), audit: audit.New(c.Logger)}
 	a.mux.HandleFunc(unrouted, a.noRoute)
+	below := httpx.Below(c.Path, httpx.Below(Prefix, http.HandlerFunc(a.route)))
+	a.Handler = httpx.Wrap(httpx.CORS(append([]string{httpx.DesktopOrigin}, c.Origins...), below), httpx.Options{
+		Function: c.Function, Logger: c.Logger, Timeout: c.Timeout, MaxBody: c.MaxBody,
+	})
 	return a
 }
 
@@ -67,27 +77,15 @@ type Operation func(r Request) (answer any, err error)
 // Handle adds a route, "GET /secrets/{id}". The action is its name in the audit
 // log, and what the path names, as {id} or {org}, the subject there.
 func (a *API) Handle(route, action string, run Operation) {
-	a.routes = append(a.routes, route)
+	a.Routes = append(a.Routes, route)
 	a.mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, action, run) })
-}
-
-// Routes lists the routes, as they were given to Handle: what is in front of
-// several functions has to know them.
-func (a *API) Routes() []string { return a.routes }
-
-// Handler serves the routes, with and without the prefixes.
-func (a *API) Handler() http.Handler {
-	routes := httpx.Below(a.config.Path, httpx.Below(Prefix, http.HandlerFunc(a.route)))
-	return httpx.Wrap(httpx.CORS(append([]string{httpx.DesktopOrigin}, a.config.Origins...), routes), httpx.Options{
-		Function: a.config.Function, Logger: a.config.Logger, Timeout: a.config.Timeout, MaxBody: a.config.MaxBody,
-	})
 }
 
 // route leaves to the mux what it would not answer with a redirect, which no
 // client of this API follows.
 func (a *API) route(w http.ResponseWriter, r *http.Request) {
 	if at := r.URL.EscapedPath(); path.Clean(at) != at {
-		answerError(w, r, machine.NotFound())
+		a.answerError(w, r, machine.NotFound())
 		return
 	}
 	a.mux.ServeHTTP(w, r)
@@ -105,16 +103,16 @@ func (a *API) noRoute(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if w.Header().Get("Allow") != "" {
-		answerError(w, r, errMethod)
+		a.answerError(w, r, errMethod)
 		return
 	}
-	answerError(w, r, machine.NotFound())
+	a.answerError(w, r, machine.NotFound())
 }
 
 // answerError answers, and says why in the request's log line.
-func answerError(w http.ResponseWriter, r *http.Request, err error) (status int) {
+func (a *API) answerError(w http.ResponseWriter, r *http.Request, err error) (status int) {
 	httpx.Note(r.Context(), slog.String("error", err.Error()))
-	return writeError(w, err)
+	return a.writeError(w, err)
 }
 
 // serve answers one request. What was refused, or broke off, is an audit event.
@@ -151,7 +149,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, action string, run O
 		httpx.Note(ctx, slog.String("error", event.Reason))
 		panic(http.ErrAbortHandler) // it must not look whole
 	}
-	if answerError(w, r, err) < http.StatusInternalServerError {
+	if a.answerError(w, r, err) < http.StatusInternalServerError {
 		event.Outcome = audit.Refused
 	}
 }

@@ -283,7 +283,7 @@ func TestMethodsThatARouteHasNot(t *testing.T) {
 	api.Handle("GET /things", "thing.list", func(smapi.Request) (any, error) { return "list", nil })
 	api.Handle("POST /things", "thing.create", func(smapi.Request) (any, error) { return nil, nil })
 	api.Handle("PUT /things/{id}", "thing.edit", func(smapi.Request) (any, error) { return nil, nil })
-	if routes := api.Routes(); !slices.Equal(routes, []string{"GET /things", "POST /things", "PUT /things/{id}"}) {
+	if routes := api.Routes; !slices.Equal(routes, []string{"GET /things", "POST /things", "PUT /things/{id}"}) {
 		t.Errorf("routes are %q", routes)
 	}
 	asks := e.serve(api)
