@@ -11,7 +11,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/latchkey-fn/latchkey/local/smclient"
+	"github.com/latchkey-fn/latchkey/local/apiclient"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
 
@@ -76,6 +76,6 @@ func exitCode(err error) int {
 
 // isNotFound tells whether a server says that there is no such thing.
 func isNotFound(err error) bool {
-	refusal, ok := errors.AsType[*smclient.Refusal](err)
+	refusal, ok := errors.AsType[*apiclient.Refusal](err)
 	return ok && refusal.Status == http.StatusNotFound
 }

@@ -48,27 +48,16 @@ registered, and no file is made.`,
 }
 
 func createOrg(ctx context.Context, r *remote, id string) error {
-	s, err := r.settings()
-	if err != nil {
-		return err
-	}
-	if s.OperatorToken == "" {
-		return fmt.Errorf("%w: set LATCHKEY_OPERATOR_TOKEN: machines may not do this", errUsage)
-	}
-	if s.Server == "" {
-		return errNoServer
-	}
 	if id != "" {
 		given, ok := asID(id)
 		if !ok {
 			return fmt.Errorf("%w: --id %s is not a UUID", errUsage, id)
 		}
-		s.Organization = given
+		r.flags.organization = given
 	}
-	if s.Organization == "" {
-		if s.Organization, err = likelyOrganization(s.OperatorToken); err != nil {
-			return err
-		}
+	s, err := r.keylessSettings()
+	if err != nil {
+		return err
 	}
 	client, err := smclient.ForOperator(smclient.Config{Server: s.Server}, smclient.Operator{Bearer: s.OperatorToken, Organization: s.Organization})
 	if err != nil {

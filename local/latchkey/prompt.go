@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
+	"strings"
 
 	"golang.org/x/term"
 
@@ -92,6 +94,32 @@ func (t *terminal) hidden(ctx context.Context, question string) (config.Secret, 
 	case <-ctx.Done(): // the terminal must not stay silent
 		return "", errors.Join(errDeclined, term.Restore(int(in.Fd()), before))
 	}
+}
+
+// given takes what is secret from somebody at the terminal, or all of the input,
+// of which longest bounds the bytes. It is never an argument, which other
+// programs could see.
+func (t *terminal) given(ctx context.Context, what string, longest int) (string, error) {
+	if isTerminal(t.in) {
+		typed, err := t.hidden(ctx, strings.ToUpper(what[:1])+what[1:]+": ")
+		if err != nil {
+			return "", err
+		}
+		return readAtMost(strings.NewReader(typed.Reveal()), what, longest)
+	}
+	return readAtMost(t.in, what, longest)
+}
+
+// readAtMost reads all of a source whose size in bytes is bounded.
+func readAtMost(source io.Reader, what string, longest int) (string, error) {
+	content, err := io.ReadAll(io.LimitReader(source, int64(longest)+1))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", what, err)
+	}
+	if len(content) > longest {
+		return "", fmt.Errorf("%w: %s: it is larger than %d bytes", errUsage, what, longest)
+	}
+	return string(content), nil
 }
 
 // sure asks before something that cannot be undone.

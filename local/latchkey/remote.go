@@ -18,7 +18,7 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/encstring"
 )
 
-// remote is the Secrets Manager that a command speaks to, and as whom.
+// remote is the server that a command speaks to, and as whom.
 type remote struct {
 	*terminal
 	flags struct{ server, organization, keyFile, operatorTokenFile string }
@@ -26,7 +26,7 @@ type remote struct {
 	opened *organizationKey
 }
 
-// remoteSettings are those of the commands that speak to a Secrets Manager.
+// remoteSettings are those of the commands that speak to a server.
 type remoteSettings struct {
 	Server          string        `env:"SERVER"`
 	AccessToken     config.Secret `env:"ACCESS_TOKEN"`
@@ -68,10 +68,15 @@ no key.`
 
 // addFlags adds the flags that all of a group's commands have.
 func (r *remote) addFlags(c *cobra.Command) *cobra.Command {
+	c.PersistentFlags().StringVar(&r.flags.keyFile, "key-file", "", "file with the organization's key, for operators (default LATCHKEY_KEY_FILE, or ID.age in the folder latchkey of your configuration)")
+	return r.addKeylessFlags(c)
+}
+
+// addKeylessFlags adds those of a group whose commands need no key.
+func (r *remote) addKeylessFlags(c *cobra.Command) *cobra.Command {
 	flags := c.PersistentFlags()
-	flags.StringVar(&r.flags.server, "server", "", "base URL of the Secrets Manager (default LATCHKEY_SERVER)")
+	flags.StringVar(&r.flags.server, "server", "", "base URL of the server (default LATCHKEY_SERVER)")
 	flags.StringVar(&r.flags.organization, "organization", "", "the organization's id, for operators (default LATCHKEY_ORGANIZATION, or the one that is known)")
-	flags.StringVar(&r.flags.keyFile, "key-file", "", "file with the organization's key, for operators (default LATCHKEY_KEY_FILE, or ID.age in the folder latchkey of your configuration)")
 	flags.StringVar(&r.flags.operatorTokenFile, "operator-token-file", "", "file with the operator's token (default LATCHKEY_OPERATOR_TOKEN)")
 	return c
 }
@@ -136,17 +141,39 @@ func (r *remote) asMachine() (*smclient.Client, error) {
 
 // asOperator is for what machines may not do.
 func (r *remote) asOperator(ctx context.Context) (*smclient.Client, error) {
-	s, err := r.settings()
+	s, err := r.operatorSettings()
 	if err != nil {
 		return nil, err
-	}
-	if s.OperatorToken == "" {
-		return nil, fmt.Errorf("%w: set LATCHKEY_OPERATOR_TOKEN: machines may not do this", errUsage)
 	}
 	return r.forOperator(ctx, s)
 }
 
-var errNoServer = fmt.Errorf("%w: set LATCHKEY_SERVER or --server to the address of the Secrets Manager, such as https://sm.example.org", errUsage)
+// operatorSettings are those of somebody who has an operator's token.
+func (r *remote) operatorSettings() (remoteSettings, error) {
+	s, err := r.settings()
+	if err == nil && s.OperatorToken == "" {
+		err = fmt.Errorf("%w: set LATCHKEY_OPERATOR_TOKEN: machines may not do this", errUsage)
+	}
+	return s, err
+}
+
+// keylessSettings are complete without the organisation's key, which the command
+// does not need: no key file is opened to learn which server is meant.
+func (r *remote) keylessSettings() (remoteSettings, error) {
+	s, err := r.operatorSettings()
+	if err != nil {
+		return s, err
+	}
+	if s.Server == "" {
+		return s, errNoServer
+	}
+	if s.Organization == "" {
+		s.Organization, err = likelyOrganization(s.OperatorToken)
+	}
+	return s, err
+}
+
+var errNoServer = fmt.Errorf("%w: set LATCHKEY_SERVER or --server to the address of the server, such as https://latchkey.example.org", errUsage)
 
 func (r *remote) forMachine(s remoteSettings) (*smclient.Client, error) {
 	if s.Server == "" {

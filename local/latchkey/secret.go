@@ -231,31 +231,16 @@ const longestValue = 128 << 10
 
 // readValue takes a value from the file, the terminal or the input.
 func (t *terminal) readValue(ctx context.Context, path string) (string, error) {
-	if path == "" && isTerminal(t.in) {
-		typed, err := t.hidden(ctx, "Value: ")
-		return nonEmpty(typed.Reveal(), err)
-	}
-	source := t.in
-	if path != "" {
-		file, err := os.Open(path)
-		if err != nil {
-			return "", fmt.Errorf("%w: --value-file: %w", errUsage, err)
-		}
-		defer file.Close()
-		source = file
-	}
-	content, err := io.ReadAll(io.LimitReader(source, longestValue+1))
-	if err != nil {
-		return "", fmt.Errorf("value: %w", err)
-	}
-	if len(content) > longestValue {
-		return "", fmt.Errorf("%w: the value is larger than %d bytes", errUsage, longestValue)
-	}
-	text := string(content)
 	if path == "" {
-		text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
+		text, err := t.given(ctx, "value", longestValue)
+		return nonEmpty(strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r"), err)
 	}
-	return nonEmpty(text, nil)
+	file, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("%w: --value-file: %w", errUsage, err)
+	}
+	defer file.Close()
+	return nonEmpty(readAtMost(file, "--value-file", longestValue))
 }
 
 func nonEmpty(text string, err error) (string, error) {
@@ -548,7 +533,9 @@ organization's key; - is the input. With --decrypted the file is a readable one,
 of export or of Bitwarden's web vault, and is encrypted here.
 
 Nothing is replaced: what has a name that exists already is there twice
-afterwards. It is counted first, and asked about.`,
+afterwards. It is counted first, and asked about. The same encrypted file adds
+nothing a second time, so that an import that broke off can be run again; a
+readable file does.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			content, err := r.readImport(args[0])
 			if err != nil {
@@ -578,13 +565,15 @@ afterwards. It is counted first, and asked about.`,
 	return c
 }
 
-// noneTwice asks where an import makes a second one of something.
+// noneTwice asks where an import makes a second one of something. Of an
+// encrypted file only the server knows what it has of it already.
 func (r *remote) noneTwice(ctx context.Context, client *smclient.Client, read smclient.Transfer, readable bool) error {
 	projects, secrets, err := client.Namesakes(ctx, read, readable)
 	if err != nil || projects+secrets == 0 {
 		return err
 	}
-	return r.sure(ctx, false, fmt.Sprintf("%d project(s) and %d secret(s) have names that exist already, and will be there twice.", projects, secrets))
+	twice := choose(readable, "and will be there twice", "and will be there twice unless they come from an earlier import of this same file")
+	return r.sure(ctx, false, fmt.Sprintf("%d project(s) and %d secret(s) have names that exist already, %s.", projects, secrets, twice))
 }
 
 func (t *terminal) readImport(path string) ([]byte, error) {

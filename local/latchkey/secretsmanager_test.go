@@ -671,8 +671,8 @@ func TestEverythingIsExportedAndImported(t *testing.T) {
 	}
 
 	// Back into the same organisation, and, readable, into another one.
-	p.run("secret", "import", sealed).want(t, exitDeclined, "1 project(s) and 1 secret(s) have names that exist already", "--yes")
-	p.answering("no\n", "secret", "import", "--decrypted", readable).want(t, exitDeclined, "1 project(s) and 1 secret(s) have names")
+	p.run("secret", "import", sealed).want(t, exitDeclined, "1 project(s) and 1 secret(s) have names that exist already, and will be there twice unless they come from an earlier import of this same file.", "--yes")
+	p.answering("no\n", "secret", "import", "--decrypted", readable).want(t, exitDeclined, "1 project(s) and 1 secret(s) have names that exist already, and will be there twice.")
 	p.run("project", "show", "production").want(t, 0)
 	p.answering(o.out, "secret", "import", "--yes", "-").want(t, 0, "1 secret(s)")
 	p.run("secret", "import", readable).want(t, exitUsage)
@@ -682,6 +682,19 @@ func TestEverythingIsExportedAndImported(t *testing.T) {
 	p.run("secret", "list", "--json").want(t, 0).json(t, &listed)
 	if len(listed) != 2 {
 		t.Errorf("there are %d secrets", len(listed))
+	}
+	// What the questions say is so: an encrypted file adds nothing a second time,
+	// and a readable one does.
+	for _, c := range []struct {
+		args []string
+		want int
+	}{{[]string{sealed}, 2}, {[]string{"--decrypted", readable}, 3}, {[]string{"--decrypted", readable}, 4}, {[]string{sealed}, 4}} {
+		var after []struct{ ID string }
+		p.run(append([]string{"secret", "import", "--yes"}, c.args...)...).want(t, 0)
+		p.run("secret", "list", "--json").want(t, 0).json(t, &after)
+		if len(after) != c.want {
+			t.Errorf("after import of %v there are %d secrets, want %d", c.args, len(after), c.want)
+		}
 	}
 	other := p.manager.operator(t)
 	other.run("org", "create").want(t, 0)

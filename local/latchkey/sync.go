@@ -19,7 +19,7 @@ type syncer struct{ remote }
 
 func newSync(t *terminal) *cobra.Command {
 	s := &syncer{remote{terminal: t}}
-	c := group(&cobra.Command{
+	return s.addKeylessFlags(group(&cobra.Command{
 		Use:   "sync",
 		Short: "Sync sponsorships and the license with Bitwarden's cloud (Billing sync)",
 		Long: `Offers of free Families organizations are made here, and follow Bitwarden's
@@ -36,30 +36,14 @@ private certificate authority, set SSL_CERT_FILE.`,
   latchkey sync now --wait
   latchkey sync status`,
 	}, newSyncNow(s), newSyncStatus(s), newSyncRuns(s), newSyncOffers(s),
-		newSyncConnect(s), newSyncDisconnect(s), newSyncEnable(s, true), newSyncEnable(s, false), newSyncLicence(s))
-	flags := c.PersistentFlags()
-	flags.StringVar(&s.flags.server, "server", "", "base URL of the server (default LATCHKEY_SERVER)")
-	flags.StringVar(&s.flags.organization, "organization", "", "the organization's id (default LATCHKEY_ORGANIZATION, or the one that your token names)")
-	flags.StringVar(&s.flags.operatorTokenFile, "operator-token-file", "", "file with the operator's token (default LATCHKEY_OPERATOR_TOKEN)")
-	return c
+		newSyncConnect(s), newSyncDisconnect(s), newSyncEnable(s, true), newSyncEnable(s, false), newSyncLicence(s)))
 }
 
 // client speaks as the operator.
 func (s *syncer) client() (*syncclient.Client, error) {
-	settings, err := s.settings()
+	settings, err := s.keylessSettings()
 	if err != nil {
 		return nil, err
-	}
-	if settings.OperatorToken == "" {
-		return nil, fmt.Errorf("%w: set LATCHKEY_OPERATOR_TOKEN: machines may not do this", errUsage)
-	}
-	if settings.Server == "" {
-		return nil, fmt.Errorf("%w: set LATCHKEY_SERVER or --server to the address of the server, such as https://latchkey.example.org", errUsage)
-	}
-	if settings.Organization == "" {
-		if settings.Organization, err = likelyOrganization(settings.OperatorToken); err != nil {
-			return nil, err
-		}
 	}
 	return syncclient.New(syncclient.Config{
 		Server: settings.Server, Bearer: settings.OperatorToken, Organization: settings.Organization,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"unicode"
 
@@ -15,7 +14,7 @@ import (
 )
 
 // longestSyncKey bounds what is taken for a billing sync key, which has 30
-// characters.
+// characters, with the end of its line.
 const longestSyncKey = 128
 
 func newSyncConnect(s *syncer) *cobra.Command {
@@ -52,26 +51,16 @@ It needs a license, so upload that first where the server has none.`,
 // syncKey takes the key from the terminal or the input. What it was is told in
 // no error.
 func (t *terminal) syncKey(ctx context.Context) (config.Secret, error) {
-	var text string
-	if isTerminal(t.in) {
-		typed, err := t.hidden(ctx, "Billing sync key: ")
-		if err != nil {
-			return "", err
-		}
-		text = typed.Reveal()
-	} else {
-		content, err := io.ReadAll(io.LimitReader(t.in, longestSyncKey+3)) // the end of a line, too
-		if err != nil {
-			return "", fmt.Errorf("billing sync key: %w", err)
-		}
-		text = string(content)
+	text, err := t.given(ctx, "billing sync key", longestSyncKey)
+	if err != nil {
+		return "", err
 	}
 	text = strings.TrimSpace(text)
 	unfit := func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
 	switch {
 	case text == "":
 		return "", fmt.Errorf("%w: the billing sync key is empty", errUsage)
-	case len(text) > longestSyncKey || strings.ContainsFunc(text, unfit):
+	case strings.ContainsFunc(text, unfit):
 		return "", fmt.Errorf("%w: that is no billing sync key, which has 30 letters and digits", errUsage)
 	}
 	return config.Secret(text), nil

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/latchkey-fn/latchkey/local/apiclient"
 )
 
 // Machine is a machine account, its name decrypted.
@@ -50,9 +52,9 @@ func (c *Client) machines(ctx context.Context) ([]machineObject, error) {
 	if err != nil {
 		return nil, err
 	}
-	return getList[machineObject](ctx, c, call{
-		doing: "list the machine accounts", method: http.MethodGet,
-		path: []string{"organizations", organization, "service-accounts"}, query: map[string][]string{"includeAccessToSecrets": {"true"}},
+	return getList[machineObject](ctx, c, apiclient.Request{
+		Doing: "list the machine accounts",
+		Path:  []string{"organizations", organization, "service-accounts"}, Query: map[string][]string{"includeAccessToSecrets": {"true"}},
 	})
 }
 
@@ -82,8 +84,8 @@ func (c *Client) MachineIDs(ctx context.Context) ([]string, error) {
 
 // Machine reads one machine account.
 func (c *Client) Machine(ctx context.Context, id string) (Machine, error) {
-	return getOpen[machineObject](ctx, c, call{
-		doing: "read machine account " + id, method: http.MethodGet, path: []string{"service-accounts", id},
+	return getOpen[machineObject](ctx, c, apiclient.Request{
+		Doing: "read machine account " + id, Path: []string{"service-accounts", id},
 	})
 }
 
@@ -93,19 +95,19 @@ func (c *Client) CreateMachine(ctx context.Context, name string, mayCreateProjec
 	if err != nil {
 		return Machine{}, err
 	}
-	return c.putMachine(ctx, name, &mayCreateProjects, call{
-		doing: "create a machine account", method: http.MethodPost, path: []string{"organizations", organization, "service-accounts"},
+	return c.putMachine(ctx, name, &mayCreateProjects, apiclient.Request{
+		Doing: "create a machine account", Method: http.MethodPost, Path: []string{"organizations", organization, "service-accounts"},
 	})
 }
 
 // RenameMachine gives a machine account another name.
 func (c *Client) RenameMachine(ctx context.Context, id, name string) (Machine, error) {
-	return c.putMachine(ctx, name, nil, call{
-		doing: "rename machine account " + id, method: http.MethodPut, path: []string{"service-accounts", id}, again: true,
+	return c.putMachine(ctx, name, nil, apiclient.Request{
+		Doing: "rename machine account " + id, Method: http.MethodPut, Path: []string{"service-accounts", id}, Again: true,
 	})
 }
 
-func (c *Client) putMachine(ctx context.Context, name string, mayCreateProjects *bool, k call) (Machine, error) {
+func (c *Client) putMachine(ctx context.Context, name string, mayCreateProjects *bool, r apiclient.Request) (Machine, error) {
 	name, err := trimmed("the machine account's name", name, maxName)
 	if err != nil {
 		return Machine{}, err
@@ -114,13 +116,13 @@ func (c *Client) putMachine(ctx context.Context, name string, mayCreateProjects 
 	if err != nil {
 		return Machine{}, err
 	}
-	k.body = machineBody{v.key.Encrypt(name), mayCreateProjects}
-	return getOpen[machineObject](ctx, c, k)
+	r.Body = machineBody{v.key.Encrypt(name), mayCreateProjects}
+	return getOpen[machineObject](ctx, c, r)
 }
 
 // DeleteMachines deletes machine accounts with their access tokens.
 func (c *Client) DeleteMachines(ctx context.Context, ids ...string) error {
-	return doEach(ctx, c, call{doing: "delete machine accounts", method: http.MethodPost, path: []string{"service-accounts", "delete"}, body: ids})
+	return doEach(ctx, c, apiclient.Request{Doing: "delete machine accounts", Method: http.MethodPost, Path: []string{"service-accounts", "delete"}, Body: ids})
 }
 
 // Grant lets a machine account read a project, and perhaps write.
@@ -159,9 +161,9 @@ func (grantsObject) identifier() string { return "" }
 
 // Grants lists the projects that a machine account reaches.
 func (c *Client) Grants(ctx context.Context, machine string) ([]Grant, error) {
-	return getOpen[grantsObject](ctx, c, call{
-		doing: "read what machine account " + machine + " reaches", method: http.MethodGet,
-		path: []string{"service-accounts", machine, "granted-policies"},
+	return getOpen[grantsObject](ctx, c, apiclient.Request{
+		Doing: "read what machine account " + machine + " reaches",
+		Path:  []string{"service-accounts", machine, "granted-policies"},
 	})
 }
 
@@ -178,10 +180,10 @@ func (c *Client) SetGrants(ctx context.Context, machine string, grants []Grant) 
 	for _, g := range grants {
 		requests = append(requests, grantRequest{g.Project, true, g.Write})
 	}
-	return getOpen[grantsObject](ctx, c, call{
-		doing: "set what machine account " + machine + " reaches", method: http.MethodPut, again: true,
-		path: []string{"service-accounts", machine, "granted-policies"},
-		body: struct {
+	return getOpen[grantsObject](ctx, c, apiclient.Request{
+		Doing: "set what machine account " + machine + " reaches", Method: http.MethodPut, Again: true,
+		Path: []string{"service-accounts", machine, "granted-policies"},
+		Body: struct {
 			Requests []grantRequest `json:"projectGrantedPolicyRequests"`
 		}{requests},
 	})

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/latchkey-fn/latchkey/local/apiclient"
 	"github.com/latchkey-fn/latchkey/shared/encstring"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
@@ -55,13 +56,13 @@ func (c *Client) settingsPath() []string {
 // notTheirs is the advice where the settings are not there: whoever operates the
 // organisation has some.
 func (c *Client) notTheirs() string {
-	return fmt.Sprintf("Does your token make you an operator of %s, and is %s the base URL, without /api?", c.operator.Organization, c.server)
+	return fmt.Sprintf("Does your token make you an operator of %s, and is %s the base URL, without /api?", c.operator.Organization, c.server.Server())
 }
 
 // Settings reads an operator's organisation's settings.
 func (c *Client) Settings(ctx context.Context) (Settings, error) {
-	o, err := get[settingsObject](ctx, c, call{
-		doing: "read the organization's settings", method: http.MethodGet, path: c.settingsPath(), absent: c.notTheirs(),
+	o, err := get[settingsObject](ctx, c, apiclient.Request{
+		Doing: "read the organization's settings", Path: c.settingsPath(), Absent: c.notTheirs(),
 	})
 	return o.settings(), err
 }
@@ -119,6 +120,6 @@ func (c *Client) SetPolicy(ctx context.Context, p Policy) (Settings, error) {
 }
 
 func (c *Client) putSettings(ctx context.Context, doing string, body any) (Settings, error) {
-	o, err := get[settingsObject](ctx, c, call{doing: doing, method: http.MethodPut, path: c.settingsPath(), body: body, again: true, absent: c.notTheirs()})
+	o, err := get[settingsObject](ctx, c, apiclient.Request{Doing: doing, Method: http.MethodPut, Path: c.settingsPath(), Body: body, Again: true, Absent: c.notTheirs()})
 	return o.settings(), err
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"time"
+
+	"github.com/latchkey-fn/latchkey/local/apiclient"
 )
 
 // Project is a project, its name decrypted.
@@ -48,8 +50,8 @@ func (c *Client) Projects(ctx context.Context) ([]Project, error) {
 	if err != nil {
 		return nil, err
 	}
-	objects, err := getList[projectObject](ctx, c, call{
-		doing: "list the projects", method: http.MethodGet, path: []string{"organizations", v.organization, "projects"},
+	objects, err := getList[projectObject](ctx, c, apiclient.Request{
+		Doing: "list the projects", Path: []string{"organizations", v.organization, "projects"},
 	})
 	if err != nil {
 		return nil, err
@@ -59,26 +61,26 @@ func (c *Client) Projects(ctx context.Context) ([]Project, error) {
 
 // Project reads one project.
 func (c *Client) Project(ctx context.Context, id string) (Project, error) {
-	return getOpen[projectObject](ctx, c, call{
-		doing: "read project " + id, method: http.MethodGet, path: []string{"projects", id},
+	return getOpen[projectObject](ctx, c, apiclient.Request{
+		Doing: "read project " + id, Path: []string{"projects", id},
 	})
 }
 
 // CreateProject makes a project.
 func (c *Client) CreateProject(ctx context.Context, name string) (Project, error) {
-	return c.putProject(ctx, name, func(v vault) call {
-		return call{doing: "create a project", method: http.MethodPost, path: []string{"organizations", v.organization, "projects"}}
+	return c.putProject(ctx, name, func(v vault) apiclient.Request {
+		return apiclient.Request{Doing: "create a project", Method: http.MethodPost, Path: []string{"organizations", v.organization, "projects"}}
 	})
 }
 
 // RenameProject gives a project another name.
 func (c *Client) RenameProject(ctx context.Context, id, name string) (Project, error) {
-	return c.putProject(ctx, name, func(vault) call {
-		return call{doing: "rename project " + id, method: http.MethodPut, path: []string{"projects", id}, again: true}
+	return c.putProject(ctx, name, func(vault) apiclient.Request {
+		return apiclient.Request{Doing: "rename project " + id, Method: http.MethodPut, Path: []string{"projects", id}, Again: true}
 	})
 }
 
-func (c *Client) putProject(ctx context.Context, name string, k func(vault) call) (Project, error) {
+func (c *Client) putProject(ctx context.Context, name string, request func(vault) apiclient.Request) (Project, error) {
 	name, err := trimmed("the project's name", name, maxName)
 	if err != nil {
 		return Project{}, err
@@ -87,12 +89,12 @@ func (c *Client) putProject(ctx context.Context, name string, k func(vault) call
 	if err != nil {
 		return Project{}, err
 	}
-	request := k(v)
-	request.body = named{v.key.Encrypt(name)}
-	return getOpen[projectObject](ctx, c, request)
+	r := request(v)
+	r.Body = named{v.key.Encrypt(name)}
+	return getOpen[projectObject](ctx, c, r)
 }
 
 // DeleteProjects deletes projects for ever; their secrets stay.
 func (c *Client) DeleteProjects(ctx context.Context, ids ...string) error {
-	return doEach(ctx, c, call{doing: "delete projects", method: http.MethodPost, path: []string{"projects", "delete"}, body: ids})
+	return doEach(ctx, c, apiclient.Request{Doing: "delete projects", Method: http.MethodPost, Path: []string{"projects", "delete"}, Body: ids})
 }

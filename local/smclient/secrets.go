@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/latchkey-fn/latchkey/local/apiclient"
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
@@ -142,7 +143,7 @@ func (c *Client) heads(ctx context.Context, doing string, path ...string) ([]Hea
 	if err != nil {
 		return nil, err
 	}
-	answer, err := get[headList](ctx, c, call{doing: doing, method: http.MethodGet, path: path})
+	answer, err := get[headList](ctx, c, apiclient.Request{Doing: doing, Path: path})
 	if err != nil {
 		return nil, err
 	}
@@ -155,8 +156,8 @@ func (c *Client) heads(ctx context.Context, doing string, path ...string) ([]Hea
 
 // Secret reads one secret.
 func (c *Client) Secret(ctx context.Context, id string) (Secret, error) {
-	return getOpen[secretObject](ctx, c, call{
-		doing: "read secret " + id, method: http.MethodGet, path: []string{"secrets", id},
+	return getOpen[secretObject](ctx, c, apiclient.Request{
+		Doing: "read secret " + id, Path: []string{"secrets", id},
 	})
 }
 
@@ -182,8 +183,8 @@ func (c *Client) SecretsByIDs(ctx context.Context, ids []string) ([]Secret, erro
 // once, with several.
 func (c *Client) part(ctx context.Context, v vault, ids []string) ([]Secret, error) {
 	const doing = "read secrets"
-	objects, err := getList[secretObject](ctx, c, call{
-		doing: doing, method: http.MethodPost, path: []string{"secrets", "get-by-ids"}, body: idList{ids}, again: true,
+	objects, err := getList[secretObject](ctx, c, apiclient.Request{
+		Doing: doing, Method: http.MethodPost, Path: []string{"secrets", "get-by-ids"}, Body: idList{ids}, Again: true,
 	})
 	if fault.Of(err) == fault.Invalid && len(ids) > 1 {
 		first, err := c.part(ctx, v, ids[:len(ids)/2])
@@ -208,7 +209,7 @@ func (c *Client) part(ctx context.Context, v vault, ids []string) ([]Secret, err
 	for i, id := range ids {
 		s, ok := byID[id]
 		if !ok {
-			return nil, fmt.Errorf("%s: %w: secret %s was left out", doing, errAnswer, id)
+			return nil, fmt.Errorf("%s: %w: secret %s was left out", doing, apiclient.ErrAnswer, id)
 		}
 		ordered[i] = s
 	}
@@ -268,11 +269,11 @@ func (c *Client) CreateSecret(ctx context.Context, w Written) (Secret, error) {
 	if err != nil {
 		return Secret{}, err
 	}
-	k := call{doing: "create a secret", method: http.MethodPost, path: []string{"organizations", v.organization, "secrets"}, body: w.seal(v)}
+	r := apiclient.Request{Doing: "create a secret", Method: http.MethodPost, Path: []string{"organizations", v.organization, "secrets"}, Body: w.seal(v)}
 	if c.token != nil && w.Project == "" {
-		k.absent = "Machines create secrets in a project: --project."
+		r.Absent = "Machines create secrets in a project: --project."
 	}
-	return getOpen[secretObject](ctx, c, k)
+	return getOpen[secretObject](ctx, c, r)
 }
 
 // UpdateSecret makes a secret what is written; valueChanged tells that its value
@@ -288,14 +289,14 @@ func (c *Client) UpdateSecret(ctx context.Context, id string, w Written, valueCh
 	}
 	body := w.seal(v)
 	body.ValueChanged = &valueChanged
-	return getOpen[secretObject](ctx, c, call{
-		doing: "change secret " + id, method: http.MethodPut, path: []string{"secrets", id}, body: body,
+	return getOpen[secretObject](ctx, c, apiclient.Request{
+		Doing: "change secret " + id, Method: http.MethodPut, Path: []string{"secrets", id}, Body: body,
 	})
 }
 
 // DeleteSecrets moves secrets into the trash.
 func (c *Client) DeleteSecrets(ctx context.Context, ids ...string) error {
-	return doEach(ctx, c, call{doing: "delete secrets", method: http.MethodPost, path: []string{"secrets", "delete"}, body: ids})
+	return doEach(ctx, c, apiclient.Request{Doing: "delete secrets", Method: http.MethodPost, Path: []string{"secrets", "delete"}, Body: ids})
 }
 
 // RestoreSecrets takes secrets out of the trash.
@@ -313,7 +314,7 @@ func (c *Client) trash(ctx context.Context, doing, what string, ids []string) er
 	if err != nil {
 		return err
 	}
-	_, err = c.do(ctx, call{doing: doing, method: http.MethodPost, path: []string{"secrets", organization, "trash", what}, body: ids})
+	_, err = c.do(ctx, apiclient.Request{Doing: doing, Method: http.MethodPost, Path: []string{"secrets", organization, "trash", what}, Body: ids})
 	return err
 }
 
@@ -357,8 +358,8 @@ func (c *Client) Versions(ctx context.Context, secret string) ([]Version, error)
 	if err != nil {
 		return nil, err
 	}
-	objects, err := getList[versionObject](ctx, c, call{
-		doing: "list the versions of secret " + secret, method: http.MethodGet, path: []string{"secrets", secret, "versions"},
+	objects, err := getList[versionObject](ctx, c, apiclient.Request{
+		Doing: "list the versions of secret " + secret, Path: []string{"secrets", secret, "versions"},
 	})
 	if err != nil {
 		return nil, err
@@ -368,9 +369,9 @@ func (c *Client) Versions(ctx context.Context, secret string) ([]Version, error)
 
 // RestoreVersion gives a secret a value back that it had.
 func (c *Client) RestoreVersion(ctx context.Context, secret, version string) error {
-	_, err := c.do(ctx, call{
-		doing: "restore version " + version, method: http.MethodPut, path: []string{"secrets", secret, "versions", "restore"},
-		body: struct {
+	_, err := c.do(ctx, apiclient.Request{
+		Doing: "restore version " + version, Method: http.MethodPut, Path: []string{"secrets", secret, "versions", "restore"},
+		Body: struct {
 			VersionID string `json:"versionId"`
 		}{version},
 	})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/latchkey-fn/latchkey/local/apiclient"
 	"github.com/latchkey-fn/latchkey/shared/encstring"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
@@ -79,24 +80,21 @@ func (c *Client) exchange(ctx context.Context) (exchanged, error) {
 	// The members stand in the order in which the released clients send them.
 	form := "scope=" + formEscape(scope) + "&client_id=" + formEscape(c.token.ID) +
 		"&client_secret=" + formEscape(c.token.ClientSecret) + "&grant_type=client_credentials"
-	content, err := c.send(ctx, outgoing{
-		doing: doingExchange, method: http.MethodPost, url: c.identity + "/connect/token", again: true,
-		advice: advice{absent: "Is " + c.server + " the base URL of a Secrets Manager, without /api?"},
-		header: map[string]string{
-			"Accept":       "application/json",
-			"Content-Type": "application/x-www-form-urlencoded; charset=utf-8",
-		},
-		body: []byte(form),
+	content, err := c.server.Do(ctx, apiclient.Request{
+		Doing: doingExchange, Method: http.MethodPost, Path: []string{"identity", "connect", "token"}, Again: true,
+		Absent: "Is " + c.server.Server() + " the base URL of a Secrets Manager, without /api?",
+		Header: map[string]string{"Accept": "application/json", "Device-Type": deviceType},
+		Form:   &apiclient.Form{Type: "application/x-www-form-urlencoded; charset=utf-8", Content: []byte(form)},
 	})
 	if err != nil {
 		return exchanged{}, err
 	}
 	answer, err := decode[exchanged](content, "")
 	if err == nil && (answer.TokenType != "Bearer" || answer.AccessToken == "" || answer.ExpiresIn <= 0) {
-		err = errAnswer
+		err = apiclient.ErrAnswer
 	}
 	if err == nil && encstring.Check(answer.EncryptedPayload) != nil {
-		err = fmt.Errorf("%w: encrypted_payload is not an encrypted text", errAnswer)
+		err = fmt.Errorf("%w: encrypted_payload is not an encrypted text", apiclient.ErrAnswer)
 	}
 	if err != nil {
 		return exchanged{}, fmt.Errorf("%s: %w", doingExchange, err)
@@ -129,7 +127,7 @@ func organizationOf(jwt string) (string, error) {
 	}
 	id, err := uuid.Parse(claims.Organization)
 	if err != nil || !slices.Contains(claims.Scope, scope) {
-		return "", fmt.Errorf("%s: %w: the session is not one of a machine", doingExchange, errAnswer)
+		return "", fmt.Errorf("%s: %w: the session is not one of a machine", doingExchange, apiclient.ErrAnswer)
 	}
 	return id.String(), nil
 }
@@ -138,11 +136,11 @@ func readClaims[T object](jwt string) (T, error) {
 	var none T
 	parts := strings.Split(jwt, ".")
 	if len(parts) != 3 {
-		return none, fmt.Errorf("%w: it is no JWT", errAnswer)
+		return none, fmt.Errorf("%w: it is no JWT", apiclient.ErrAnswer)
 	}
 	content, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {
-		return none, fmt.Errorf("%w: it is no JWT", errAnswer)
+		return none, fmt.Errorf("%w: it is no JWT", apiclient.ErrAnswer)
 	}
 	return decode[T](content, "")
 }

@@ -10,25 +10,24 @@ package smclient
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
-	"net"
 	"net/http"
-	"net/url"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
+	"github.com/latchkey-fn/latchkey/local/apiclient"
 	"github.com/latchkey-fn/latchkey/shared/accesstoken"
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/encstring"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
 
-// requestTimeout bounds one request with its answer.
-const requestTimeout = 60 * time.Second
+const (
+	// requestTimeout bounds one request with its answer.
+	requestTimeout = 60 * time.Second
+	// maxAnswer bounds an answer, in bytes. An export holds 6 000 secrets.
+	maxAnswer = 256 << 20
+)
 
 // Config says which server a client speaks to.
 type Config struct {
@@ -59,12 +58,8 @@ type Operator struct {
 // Client speaks to one server for one machine or one operator. It is safe for
 // concurrent use.
 type Client struct {
-	server        string // the base URL
-	identity, api string
-	http          *http.Client
-	pause         time.Duration
-	mostBytes     int64 // of an answer
-	now           func() time.Time
+	server *apiclient.Client
+	now    func() time.Time
 
 	token    *accesstoken.Token // of a machine
 	operator Operator
@@ -92,14 +87,11 @@ func ForMachine(c Config, token accesstoken.Token) (*Client, error) {
 
 // ForOperator makes the client of a person.
 func ForOperator(c Config, o Operator) (*Client, error) {
-	id, err := uuid.Parse(o.Organization)
+	id, err := apiclient.CheckOperator(o.Bearer, o.Organization)
 	if err != nil {
-		return nil, fmt.Errorf("%w: the organization's id is not a UUID", fault.Invalid)
+		return nil, err
 	}
-	o.Organization = id.String()
-	if o.Bearer == "" || strings.ContainsAny(o.Bearer.Reveal(), " \t\r\n") {
-		return nil, fmt.Errorf("%w: the operator's token is not a bearer token", fault.Invalid)
-	}
+	o.Organization = id
 	client, err := newClient(c)
 	if err != nil {
 		return nil, err
@@ -109,53 +101,16 @@ func ForOperator(c Config, o Operator) (*Client, error) {
 }
 
 func newClient(c Config) (*Client, error) {
-	base, err := baseURL(c.Server)
-	if err != nil {
-		return nil, err
-	}
-	if c.HTTP == nil {
-		c.HTTP = newHTTP()
-	}
-	if c.Pause == 0 {
-		c.Pause = 500 * time.Millisecond
-	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Client{server: base, identity: base + "/identity", api: base + "/api", http: c.HTTP, pause: c.Pause, mostBytes: maxAnswer, now: c.Now}, nil
-}
-
-func baseURL(server string) (string, error) {
-	u, err := url.Parse(server)
-	if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return "", fmt.Errorf("%w: the server is the address of a Secrets Manager, such as https://sm.example.org", fault.Invalid)
-	}
-	if u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
-		return "", fmt.Errorf("%w: %s: the server's address begins with https://; http:// is for this machine's own addresses", fault.Invalid, u)
-	}
-	return strings.TrimRight(u.String(), "/"), nil
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// newHTTP speaks HTTP/1.1 uncompressed, as the released clients do. The
-// authorities that it trusts are the system's; SSL_CERT_FILE names others.
-func newHTTP() *http.Client {
-	return &http.Client{
-		Timeout:       requestTimeout,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
-			TLSHandshakeTimeout:   10 * time.Second,
-			ResponseHeaderTimeout: requestTimeout,
-			IdleConnTimeout:       time.Minute,
-			DisableCompression:    true,
-		},
-	}
+	client := &Client{now: c.Now}
+	var err error
+	client.server, err = apiclient.New(apiclient.Config{
+		Server: c.Server, Serves: "a Secrets Manager", Example: "https://sm.example.org",
+		Timeout: requestTimeout, MaxAnswer: maxAnswer, HTTP: c.HTTP, Pause: c.Pause, Advise: client.advise,
+	})
+	return client, err
 }
 
 // Organization is the id of the organisation; a machine's client asks the

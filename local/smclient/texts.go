@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/latchkey-fn/latchkey/local/apiclient"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
 
@@ -62,19 +63,19 @@ func openAll[O sealedObject[T], T any](what string, objects []O, v vault) ([]T, 
 }
 
 // getOpen does a call that answers with one object, and decrypts it.
-func getOpen[O sealedObject[T], T any](ctx context.Context, c *Client, k call) (T, error) {
+func getOpen[O sealedObject[T], T any](ctx context.Context, c *Client, r apiclient.Request) (T, error) {
 	var none T
 	v, err := c.unlock(ctx)
 	if err != nil {
 		return none, err
 	}
-	o, err := get[O](ctx, c, k)
+	o, err := get[O](ctx, c, r)
 	if err != nil {
 		return none, err
 	}
 	value, err := o.open(v)
 	if err != nil {
-		return none, fmt.Errorf("%s: %w", k.doing, err)
+		return none, fmt.Errorf("%s: %w", r.Doing, err)
 	}
 	return value, nil
 }

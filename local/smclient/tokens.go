@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/latchkey-fn/latchkey/local/apiclient"
 	"github.com/latchkey-fn/latchkey/shared/accesstoken"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
@@ -55,7 +56,7 @@ func (o tokenObject) unnamed() Token {
 		if s == nil {
 			return ""
 		}
-		return printable(*s)
+		return apiclient.Printable(*s)
 	}
 	t := Token{
 		ID: o.ID, Created: o.Created, By: text(o.By), Expires: o.Expires, ReadOnly: o.ReadOnly, Projects: o.Projects,
@@ -68,14 +69,14 @@ func (o tokenObject) unnamed() Token {
 }
 
 func (c *Client) tokens(ctx context.Context, machine string, revokedToo bool) ([]tokenObject, error) {
-	k := call{
-		doing: "list the access tokens of machine account " + machine, method: http.MethodGet,
-		path: []string{"service-accounts", machine, "access-tokens"},
+	r := apiclient.Request{
+		Doing: "list the access tokens of machine account " + machine,
+		Path:  []string{"service-accounts", machine, "access-tokens"},
 	}
 	if revokedToo {
-		k.query = map[string][]string{"includeRevoked": {"true"}}
+		r.Query = map[string][]string{"includeRevoked": {"true"}}
 	}
-	return getList[tokenObject](ctx, c, k)
+	return getList[tokenObject](ctx, c, r)
 }
 
 // Tokens lists the access tokens of a machine account, without the revoked ones
@@ -170,8 +171,8 @@ func (c *Client) CreateToken(ctx context.Context, n NewToken) (Created, error) {
 		expires := n.Expires.UTC()
 		body.ExpireAt = &expires
 	}
-	return c.newSecret(ctx, token, call{
-		doing: "create an access token", method: http.MethodPost, path: []string{"service-accounts", n.Machine, "access-tokens"}, body: body,
+	return c.newSecret(ctx, token, apiclient.Request{
+		Doing: "create an access token", Method: http.MethodPost, Path: []string{"service-accounts", n.Machine, "access-tokens"}, Body: body,
 	})
 }
 
@@ -181,30 +182,30 @@ func (c *Client) Rotate(ctx context.Context, grace time.Duration) (Created, erro
 	if c.token == nil {
 		return Created{}, fmt.Errorf("%w: only its holder can rotate an access token: set LATCHKEY_ACCESS_TOKEN", fault.Invalid)
 	}
-	created, err := c.newSecret(ctx, *c.token, call{
-		doing: "rotate the access token", method: http.MethodPost, path: []string{"access-tokens", "rotate"}, again: true,
-		body: struct {
+	created, err := c.newSecret(ctx, *c.token, apiclient.Request{
+		Doing: "rotate the access token", Method: http.MethodPost, Path: []string{"access-tokens", "rotate"}, Again: true,
+		Body: struct {
 			ClientSecret string `json:"clientSecret"`
 			GraceSeconds int64  `json:"graceSeconds"`
 		}{c.token.ClientSecret, int64(grace / time.Second)},
 	})
 	if err == nil && created.Token.ID != c.token.ID {
-		return Created{}, fmt.Errorf("rotate the access token: %w: it is of another token", errAnswer)
+		return Created{}, fmt.Errorf("rotate the access token: %w: it is of another token", apiclient.ErrAnswer)
 	}
 	return created, err
 }
 
 // newSecret does a call that answers with a client secret, which becomes part
 // of the token.
-func (c *Client) newSecret(ctx context.Context, token accesstoken.Token, k call) (Created, error) {
-	answer, err := get[createdToken](ctx, c, k)
+func (c *Client) newSecret(ctx context.Context, token accesstoken.Token, r apiclient.Request) (Created, error) {
+	answer, err := get[createdToken](ctx, c, r)
 	if err != nil {
 		return Created{}, err
 	}
 	token.ID, token.ClientSecret = answer.ID, answer.ClientSecret
 	// Whoever gets the token has to be able to read it.
 	if back, err := accesstoken.Parse(token.Reveal()); err != nil || back != token {
-		return Created{}, fmt.Errorf("%s: %w: of the id and the client secret no access token can be made; revoke %s", k.doing, errAnswer, answer.ID)
+		return Created{}, fmt.Errorf("%s: %w: of the id and the client secret no access token can be made; revoke %s", r.Doing, apiclient.ErrAnswer, answer.ID)
 	}
 	return Created{Token: token, Expires: answer.ExpireAt}, nil
 }
@@ -212,9 +213,9 @@ func (c *Client) newSecret(ctx context.Context, token accesstoken.Token, k call)
 // Revoke revokes access tokens of one machine account. Ids that are not its
 // tokens' are ignored by the server.
 func (c *Client) Revoke(ctx context.Context, machine string, ids ...string) error {
-	_, err := c.do(ctx, call{
-		doing: "revoke access tokens", method: http.MethodPost, again: true,
-		path: []string{"service-accounts", machine, "access-tokens", "revoke"}, body: idList{ids},
+	_, err := c.do(ctx, apiclient.Request{
+		Doing: "revoke access tokens", Method: http.MethodPost, Again: true,
+		Path: []string{"service-accounts", machine, "access-tokens", "revoke"}, Body: idList{ids},
 	})
 	return err
 }

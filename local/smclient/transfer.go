@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/latchkey-fn/latchkey/local/apiclient"
 	"github.com/latchkey-fn/latchkey/shared/encstring"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
@@ -80,7 +81,7 @@ func (c *Client) Export(ctx context.Context, decrypt bool) (Transfer, error) {
 		return Transfer{}, err
 	}
 	const doing = "export"
-	t, err := get[Transfer](ctx, c, call{doing: doing, method: http.MethodGet, path: []string{"sm", organization, "export"}})
+	t, err := get[Transfer](ctx, c, apiclient.Request{Doing: doing, Path: []string{"sm", organization, "export"}})
 	if err != nil || !decrypt {
 		return t, err
 	}
@@ -110,6 +111,10 @@ func ReadTransfer(content []byte) (Transfer, error) {
 
 // Import adds projects and secrets. Of encrypted ones each text has to be under
 // the organisation's key; readable ones are encrypted first.
+//
+// Of what is encrypted the server makes the same thing once: its ids come from
+// the ciphertexts. So the request may be sent again, and so may an encrypted
+// file; a readable one is encrypted anew by each call, and adds everything anew.
 func (c *Client) Import(ctx context.Context, t Transfer, readable bool) error {
 	_, sealed, err := c.bothForms(ctx, t, readable)
 	if err != nil {
@@ -119,12 +124,15 @@ func (c *Client) Import(ctx context.Context, t Transfer, readable bool) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.do(ctx, call{doing: doingImport, method: http.MethodPost, path: []string{"sm", organization, "import"}, body: sealed})
+	_, err = c.do(ctx, apiclient.Request{
+		Doing: doingImport, Method: http.MethodPost, Path: []string{"sm", organization, "import"}, Body: sealed, Again: true,
+	})
 	return err
 }
 
 // Namesakes counts the projects and the secrets of a transfer whose names exist
-// already; an import makes a second one of each.
+// already. An import makes a second one of each, but for those that an import of
+// the same encrypted file made.
 func (c *Client) Namesakes(ctx context.Context, t Transfer, readable bool) (projects, secrets int, err error) {
 	plain, _, err := c.bothForms(ctx, t, readable)
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/latchkey-fn/latchkey/local/apiclient"
 )
 
 // object is a JSON object of the protocol.
@@ -29,30 +31,21 @@ type belonging struct {
 // An error quotes nothing of the answer.
 func decode[T object](content []byte, organization string) (T, error) {
 	var value T
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(content, &members); err != nil {
-		return value, fmt.Errorf("%w: it is not a JSON object", errAnswer)
+	members, err := apiclient.Decode(content, &value, value.required()...)
+	if err != nil {
+		return value, err
 	}
 	for _, name := range value.required() {
-		if member, ok := members[name]; !ok || string(member) == "null" {
-			return value, fmt.Errorf("%w: %s is missing", errAnswer, name)
+		if name != "id" && name != "organizationId" {
+			continue
 		}
 		var text string
-		switch name {
-		case "id", "organizationId":
-			if json.Unmarshal(members[name], &text) != nil || uuid.Validate(text) != nil {
-				return value, fmt.Errorf("%w: %s is not an id", errAnswer, name)
-			}
+		if json.Unmarshal(members[name], &text) != nil || uuid.Validate(text) != nil {
+			return value, fmt.Errorf("%w: %s is not an id", apiclient.ErrAnswer, name)
 		}
 		if name == "organizationId" && text != organization {
-			return value, fmt.Errorf("%w: it belongs to another organization", errAnswer)
+			return value, fmt.Errorf("%w: it belongs to another organization", apiclient.ErrAnswer)
 		}
-	}
-	if err := json.Unmarshal(content, &value); err != nil {
-		if mistyped := (*json.UnmarshalTypeError)(nil); errors.As(err, &mistyped) {
-			return value, fmt.Errorf("%w: %s has another type", errAnswer, mistyped.Field)
-		}
-		return value, fmt.Errorf("%w: a member has another form, such as a date without an offset", errAnswer)
 	}
 	return value, nil
 }
@@ -76,26 +69,26 @@ func decodeAll[T object](contents []json.RawMessage, organization string) ([]T, 
 }
 
 // get does a call that answers with one object.
-func get[T object](ctx context.Context, c *Client, k call) (T, error) {
+func get[T object](ctx context.Context, c *Client, r apiclient.Request) (T, error) {
 	var none T
 	organization, err := c.Organization(ctx)
 	if err != nil {
 		return none, err
 	}
-	content, err := c.do(ctx, k)
+	content, err := c.do(ctx, r)
 	if err != nil {
 		return none, err
 	}
 	value, err := decode[T](content, organization)
 	if err != nil {
-		return none, fmt.Errorf("%s: %w", k.doing, err)
+		return none, fmt.Errorf("%s: %w", r.Doing, err)
 	}
 	return value, nil
 }
 
 // getList does a call that answers with a list.
-func getList[T object](ctx context.Context, c *Client, k call) ([]T, error) {
-	answer, err := get[list](ctx, c, k)
+func getList[T object](ctx context.Context, c *Client, r apiclient.Request) ([]T, error) {
+	answer, err := get[list](ctx, c, r)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +98,7 @@ func getList[T object](ctx context.Context, c *Client, k call) ([]T, error) {
 	}
 	values, err := decodeAll[T](answer.Data, organization)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", k.doing, err)
+		return nil, fmt.Errorf("%s: %w", r.Doing, err)
 	}
 	return values, nil
 }
@@ -120,15 +113,15 @@ func (bulkResult) required() []string { return []string{"id"} }
 
 // doEach does a call for several things at once, and names those that it was
 // not done to.
-func doEach(ctx context.Context, c *Client, k call) error {
-	results, err := getList[bulkResult](ctx, c, k)
+func doEach(ctx context.Context, c *Client, r apiclient.Request) error {
+	results, err := getList[bulkResult](ctx, c, r)
 	if err != nil {
 		return err
 	}
 	var faults []error
-	for _, r := range results {
-		if r.Error != nil {
-			faults = append(faults, &Refused{Doing: k.doing, ID: r.ID, Reason: printable(*r.Error)})
+	for _, one := range results {
+		if one.Error != nil {
+			faults = append(faults, &Refused{Doing: r.Doing, ID: one.ID, Reason: apiclient.Printable(*one.Error)})
 		}
 	}
 	return errors.Join(faults...)

@@ -8,26 +8,27 @@
 package syncclient
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
+	"github.com/latchkey-fn/latchkey/local/apiclient"
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
 
-// requestTimeout bounds one request with its answer. A sync of the licence asks
-// the cloud twice meanwhile.
-const requestTimeout = 150 * time.Second
+const (
+	// requestTimeout bounds one request with its answer. A sync of the licence asks
+	// the cloud twice meanwhile.
+	requestTimeout = 150 * time.Second
+	// maxAnswer bounds an answer, in bytes: ten thousand offers are some 10 MB.
+	maxAnswer = 64 << 20
+)
 
 // Config says where the server is, and who asks for which organisation.
 type Config struct {
@@ -49,66 +50,26 @@ type Config struct {
 // Client speaks to one server about one organisation. It is safe for concurrent
 // use.
 type Client struct {
-	api          string
+	server       *apiclient.Client
 	organization string
 	bearer       config.Secret
-	http         *http.Client
-	pause        time.Duration
-	mostBytes    int64 // of an answer
+	pause        time.Duration // between two looks at a run
 }
 
 // New makes a client; nothing is sent.
 func New(c Config) (*Client, error) {
-	base, err := baseURL(c.Server)
+	id, err := apiclient.CheckOperator(c.Bearer, c.Organization)
 	if err != nil {
 		return nil, err
 	}
-	id, err := uuid.Parse(c.Organization)
+	server, err := apiclient.New(apiclient.Config{
+		Server: c.Server, Serves: "a Latchkey that serves Billing sync", Example: "https://latchkey.example.org",
+		Timeout: requestTimeout, MaxAnswer: maxAnswer, HTTP: c.HTTP, Pause: c.Pause, Advise: advise,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: the organization's id is not a UUID", fault.Invalid)
+		return nil, err
 	}
-	if c.Bearer == "" || strings.ContainsAny(c.Bearer.Reveal(), " \t\r\n") {
-		return nil, fmt.Errorf("%w: the operator's token is not a bearer token", fault.Invalid)
-	}
-	if c.HTTP == nil {
-		c.HTTP = newHTTP()
-	}
-	if c.Pause == 0 {
-		c.Pause = 500 * time.Millisecond
-	}
-	return &Client{
-		api: base + "/api", organization: id.String(), bearer: c.Bearer, http: c.HTTP, pause: c.Pause, mostBytes: maxAnswer,
-	}, nil
-}
-
-func baseURL(server string) (string, error) {
-	u, err := url.Parse(server)
-	if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return "", fmt.Errorf("%w: the server is an address such as https://latchkey.example.org", fault.Invalid)
-	}
-	if u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
-		return "", fmt.Errorf("%w: %s: the server's address begins with https://; http:// is for this machine's own addresses", fault.Invalid, u)
-	}
-	return strings.TrimRight(u.String(), "/"), nil
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// newHTTP trusts the system's authorities; SSL_CERT_FILE names others.
-func newHTTP() *http.Client {
-	return &http.Client{
-		Timeout:       requestTimeout,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			Proxy:               http.ProxyFromEnvironment,
-			TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
-			TLSHandshakeTimeout: 10 * time.Second,
-			IdleConnTimeout:     time.Minute,
-		},
-	}
+	return &Client{server: server, organization: id, bearer: c.Bearer, pause: cmp.Or(c.Pause, apiclient.DefaultPause)}, nil
 }
 
 // own is a path below the organisation's billing-sync.
@@ -118,27 +79,27 @@ func (c *Client) own(path ...string) []string {
 
 // Status tells how the organisation's sync is.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	return get[Status](ctx, c, call{doing: "read the state of the sync", path: c.own()})
+	return get[Status](ctx, c, apiclient.Request{Doing: "read the state of the sync", Path: c.own()})
 }
 
 // Start asks for a run and gives it, or the one that there is.
 func (c *Client) Start(ctx context.Context) (Run, error) {
-	return get[Run](ctx, c, call{doing: "start a sync", method: http.MethodPost, path: c.own("sync"), again: true})
+	return get[Run](ctx, c, apiclient.Request{Doing: "start a sync", Method: http.MethodPost, Path: c.own("sync"), Again: true})
 }
 
 // Run is one run. With a wait the server answers when the run is finished, or
 // when that time is over.
 func (c *Client) Run(ctx context.Context, id string, wait time.Duration) (Run, error) {
-	k := call{doing: "read run " + id, path: c.own("runs", id)}
+	r := apiclient.Request{Doing: "read run " + id, Path: c.own("runs", id)}
 	if wait > 0 {
-		k.query = url.Values{"wait": {strconv.Itoa(int(wait / time.Second))}}
+		r.Query = url.Values{"wait": {strconv.Itoa(int(wait / time.Second))}}
 	}
-	return get[Run](ctx, c, k)
+	return get[Run](ctx, c, r)
 }
 
 // Runs are the newest runs, newest first.
 func (c *Client) Runs(ctx context.Context) ([]Run, error) {
-	return getList[Run](ctx, c, call{doing: "list the runs", path: c.own("runs")})
+	return getList[Run](ctx, c, apiclient.Request{Doing: "list the runs", Path: c.own("runs")})
 }
 
 // longestWait is for how long a server is asked to hold an answer back; look is
@@ -187,7 +148,7 @@ func (c *Client) Follow(ctx context.Context, run Run, watch func(Run) error) (Ru
 
 // Offers are all that the organisation has.
 func (c *Client) Offers(ctx context.Context) ([]Offer, error) {
-	return getList[Offer](ctx, c, call{doing: "list the offers", path: c.own("offers")})
+	return getList[Offer](ctx, c, apiclient.Request{Doing: "list the offers", Path: c.own("offers")})
 }
 
 // planFamilies is the official number of the one kind of sponsorship.
@@ -209,9 +170,9 @@ func (c *Client) CreateOffer(ctx context.Context, o NewOffer) error {
 	if o.Name != "" {
 		body["friendlyName"] = o.Name
 	}
-	_, err := c.do(ctx, call{
-		doing: "create an offer", method: http.MethodPost, body: body,
-		path: []string{"organization", "sponsorship", "self-hosted", c.organization, "families-for-enterprise"},
+	_, err := c.do(ctx, apiclient.Request{
+		Doing: "create an offer", Method: http.MethodPost, Body: body,
+		Path: []string{"organization", "sponsorship", "self-hosted", c.organization, "families-for-enterprise"},
 	})
 	return err
 }
@@ -219,7 +180,7 @@ func (c *Client) CreateOffer(ctx context.Context, o NewOffer) error {
 // RevokeOffer revokes one. What the cloud may have is removed there by the next
 // run.
 func (c *Client) RevokeOffer(ctx context.Context, id string) error {
-	_, err := c.do(ctx, call{doing: "revoke offer " + id, method: http.MethodPost, path: c.own("offers", id, "revoke")})
+	_, err := c.do(ctx, apiclient.Request{Doing: "revoke offer " + id, Method: http.MethodPost, Path: c.own("offers", id, "revoke")})
 	return err
 }
 
@@ -233,7 +194,7 @@ func (c *Client) ReissueOffer(ctx context.Context, id, email, name string) (Offe
 	if name != "" {
 		body["friendlyName"] = name
 	}
-	return get[Offer](ctx, c, call{doing: "reissue offer " + id, method: http.MethodPost, path: c.own("offers", id, "reissue"), body: body})
+	return get[Offer](ctx, c, apiclient.Request{Doing: "reissue offer " + id, Method: http.MethodPost, Path: c.own("offers", id, "reissue"), Body: body})
 }
 
 // connectionType is the official number of a connection for Billing sync.
@@ -245,11 +206,11 @@ func (c *Client) Connect(ctx context.Context, key config.Secret) (Connection, er
 	if err != nil {
 		return Connection{}, err
 	}
-	k := call{doing: "connect", method: http.MethodPost, path: []string{"organizations", "connections"}, body: c.connectionBody(true, key)}
+	r := apiclient.Request{Doing: "connect", Method: http.MethodPost, Path: []string{"organizations", "connections"}, Body: c.connectionBody(true, key)}
 	if before.ID != "" {
-		k.method, k.path, k.again = http.MethodPut, append(k.path, before.ID), true
+		r.Method, r.Path, r.Again = http.MethodPut, append(r.Path, before.ID), true
 	}
-	after, err := get[officialConnection](ctx, c, k)
+	after, err := get[officialConnection](ctx, c, r)
 	return after.connection(), err
 }
 
@@ -260,17 +221,17 @@ func (c *Client) Enable(ctx context.Context, enabled bool) (Connection, error) {
 	if err != nil {
 		return Connection{}, err
 	}
-	after, err := get[officialConnection](ctx, c, call{
-		doing: "change the connection", method: http.MethodPut, again: true,
-		path: []string{"organizations", "connections", before.ID}, body: c.connectionBody(enabled, ""),
+	after, err := get[officialConnection](ctx, c, apiclient.Request{
+		Doing: "change the connection", Method: http.MethodPut, Again: true,
+		Path: []string{"organizations", "connections", before.ID}, Body: c.connectionBody(enabled, ""),
 	})
 	return after.connection(), err
 }
 
 // connection gives the one that there is; its id is empty where there is none.
 func (c *Client) connection(ctx context.Context) (officialConnection, error) {
-	return get[officialConnection](ctx, c, call{
-		doing: "read the connection", path: []string{"organizations", "connections", c.organization, strconv.Itoa(connectionType)},
+	return get[officialConnection](ctx, c, apiclient.Request{
+		Doing: "read the connection", Path: []string{"organizations", "connections", c.organization, strconv.Itoa(connectionType)},
 	})
 }
 
@@ -289,7 +250,7 @@ func (c *Client) Disconnect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.do(ctx, call{doing: "remove the connection", method: http.MethodDelete, path: []string{"organizations", "connections", before.ID}})
+	_, err = c.do(ctx, apiclient.Request{Doing: "remove the connection", Method: http.MethodDelete, Path: []string{"organizations", "connections", before.ID}})
 	return err
 }
 
@@ -314,13 +275,13 @@ func (n *NoConnection) Unwrap() error { return fault.NotFound }
 
 // Licence is the installed one.
 func (c *Client) Licence(ctx context.Context) (Licence, error) {
-	return get[Licence](ctx, c, call{doing: "read the license", path: c.own("license")})
+	return get[Licence](ctx, c, apiclient.Request{Doing: "read the license", Path: c.own("license")})
 }
 
 // CheckLicence compares the installed licence with the cloud's, and installs
 // nothing.
 func (c *Client) CheckLicence(ctx context.Context) (LicenceCheck, error) {
-	return get[LicenceCheck](ctx, c, call{doing: "check the license", method: http.MethodPost, path: c.own("license", "check"), again: true})
+	return get[LicenceCheck](ctx, c, apiclient.Request{Doing: "check the license", Method: http.MethodPost, Path: c.own("license", "check"), Again: true})
 }
 
 // licences is the official path of what a self-hosted server does with them.
@@ -330,7 +291,7 @@ func (c *Client) licences(path ...string) []string {
 
 // SyncLicence installs the cloud's.
 func (c *Client) SyncLicence(ctx context.Context) error {
-	_, err := c.do(ctx, call{doing: "sync the license", method: http.MethodPost, path: c.licences("sync")})
+	_, err := c.do(ctx, apiclient.Request{Doing: "sync the license", Method: http.MethodPost, Path: c.licences("sync")})
 	return err
 }
 
@@ -341,50 +302,50 @@ func (c *Client) UploadLicence(ctx context.Context, document []byte, force bool)
 	if err != nil {
 		return err
 	}
-	k := call{doing: "upload the license", method: http.MethodPost, path: c.licences(), form: form}
+	r := apiclient.Request{Doing: "upload the license", Method: http.MethodPost, Path: c.licences(), Form: form}
 	if force {
-		k.query = url.Values{"force": {"true"}}
+		r.Query = url.Values{"force": {"true"}}
 	}
-	_, err = c.do(ctx, k)
+	_, err = c.do(ctx, r)
 	return err
 }
 
 // get does a call that answers with one object.
-func get[T object](ctx context.Context, c *Client, k call) (T, error) {
+func get[T object](ctx context.Context, c *Client, r apiclient.Request) (T, error) {
 	var none T
-	content, err := c.do(ctx, k)
+	content, err := c.do(ctx, r)
 	if err != nil {
 		return none, err
 	}
 	value, err := decode[T](content)
 	if err != nil {
-		return none, fmt.Errorf("%s: %w", k.doing, err)
+		return none, fmt.Errorf("%s: %w", r.Doing, err)
 	}
 	return value, nil
 }
 
 // getList does a call that answers with a list, over all of its pages.
-func getList[T object](ctx context.Context, c *Client, k call) ([]T, error) {
+func getList[T object](ctx context.Context, c *Client, r apiclient.Request) ([]T, error) {
 	values := []T{}
 	for {
-		page, err := get[list](ctx, c, k)
+		page, err := get[list](ctx, c, r)
 		if err != nil {
 			return nil, err
 		}
 		for i, content := range page.Data {
 			value, err := decode[T](content)
 			if err != nil {
-				return nil, fmt.Errorf("%s: number %d of the list: %w", k.doing, i+1, err)
+				return nil, fmt.Errorf("%s: number %d of the list: %w", r.Doing, i+1, err)
 			}
 			values = append(values, value)
 		}
 		if page.Next == nil || *page.Next == "" {
 			return values, nil
 		}
-		if len(page.Data) == 0 || k.query.Get(continuation) == *page.Next {
-			return nil, fmt.Errorf("%s: %w: the list does not end", k.doing, errAnswer)
+		if len(page.Data) == 0 || r.Query.Get(continuation) == *page.Next {
+			return nil, fmt.Errorf("%s: %w: the list does not end", r.Doing, apiclient.ErrAnswer)
 		}
-		k.query = url.Values{continuation: {*page.Next}}
+		r.Query = url.Values{continuation: {*page.Next}}
 	}
 }
 

@@ -1,8 +1,7 @@
-package smclient
+package apiclient
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -13,19 +12,15 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
 
-// errAnswer is an answer that the protocol does not have.
-var errAnswer = errors.New("the server's answer is not the one that is expected here")
+// InvalidClient is OAuth's code of credentials that are not good, or not good
+// any more (RFC 6749, section 5.2).
+const InvalidClient = "invalid_client"
 
-// invalidClient is the code of an access token that is not good, or not good any
-// more.
-const invalidClient = "invalid_client"
-
-// notFound is the message of a server that does not tell what is not there from
-// what may not be reached.
-const notFound = "Resource not found."
+// codeHeader names, for programs, the failure that an answer is of.
+const codeHeader = "X-Latchkey-Code"
 
 // longestMessage bounds what is shown of a server's message, in characters.
-const longestMessage = 600
+const longestMessage = 900
 
 // Refusal is an answer that is an error.
 type Refusal struct {
@@ -35,8 +30,8 @@ type Refusal struct {
 	Message string
 	// Advice is what to do about it; it may be empty.
 	Advice string
-
-	code string // OAuth's, of an exchange
+	// Code is OAuth's, where that was the form of the answer.
+	Code string
 }
 
 // Error implements error.
@@ -57,7 +52,7 @@ func (r *Refusal) Unwrap() error {
 	case http.StatusUnauthorized:
 		return fault.Unauthenticated
 	case http.StatusBadRequest:
-		if r.code == invalidClient {
+		if r.Code == InvalidClient {
 			return fault.Unauthenticated
 		}
 		return fault.Invalid
@@ -73,6 +68,27 @@ func (r *Refusal) Unwrap() error {
 		return fault.Transient
 	}
 	return nil
+}
+
+func (c *Client) newRefusal(r Request, answer *http.Response, content []byte) *Refusal {
+	var body errorBody
+	known := json.Unmarshal(content, &body) == nil
+	message := body.text()
+	if code := answer.Header.Get(codeHeader); code != "" {
+		message += " (" + code + ")"
+	}
+	refusal := &Refusal{Doing: r.Doing, Status: answer.StatusCode, Message: Printable(message), Code: body.Code}
+	switch {
+	case refusal.Status < http.StatusBadRequest:
+		refusal.Advice = "Redirects are not followed, since the request is secret: give the address that it leads to."
+	case refusal.Status == http.StatusNotFound && (!known || refusal.Message == ""):
+		refusal.Advice = c.rightAddress()
+	case refusal.Status == http.StatusTooManyRequests:
+		refusal.Advice = "Wait a minute."
+	default:
+		refusal.Advice = c.config.Advise(r, refusal)
+	}
+	return refusal
 }
 
 // errorBody is every form that a server's errors have: the API's object, and
@@ -91,31 +107,7 @@ type errorBody struct {
 	} `json:"error_model"`
 }
 
-func newRefusal(o outgoing, answer *http.Response, content []byte) *Refusal {
-	r := &Refusal{Doing: o.doing, Status: answer.StatusCode}
-	var body errorBody
-	known := json.Unmarshal(content, &body) == nil
-	r.Message, r.code = printable(body.text()), body.Code
-	switch {
-	case answer.StatusCode < http.StatusBadRequest:
-		r.Advice = "Redirects are not followed, since the request is secret: give the address that it leads to."
-	case body.Code == invalidClient && body.ErrorModel.Message+body.ErrorModelSnake.Message == "":
-		r.Advice = "Either the access token is not one of this server, or it was mistyped or replaced: check LATCHKEY_ACCESS_TOKEN and the server's address."
-	case answer.StatusCode == http.StatusUnauthorized && o.advice.session != "":
-		r.Advice = o.advice.session
-	case answer.StatusCode == http.StatusUnauthorized && r.Message == "":
-		r.Advice = "The session is not accepted: get a new token."
-	case answer.StatusCode == http.StatusNotFound && (!known || r.Message == ""):
-		r.Advice = "Is this the address of a Secrets Manager?"
-	case answer.StatusCode == http.StatusNotFound && r.Message == notFound:
-		r.Advice = o.advice.absent
-	case answer.StatusCode == http.StatusTooManyRequests:
-		r.Advice = "Wait a minute."
-	}
-	return r
-}
-
-// text is the message for people.
+// text is the message for people. Without one it begins with OAuth's code.
 func (b errorBody) text() string {
 	for _, message := range []string{b.ErrorModel.Message, b.ErrorModelSnake.Message} {
 		if message != "" {
@@ -132,8 +124,9 @@ func (b errorBody) text() string {
 	return text
 }
 
-// printable keeps a server from writing to the terminal what is not text.
-func printable(text string) string {
+// Printable keeps a server from writing to the terminal what is not text, and
+// more than anybody reads.
+func Printable(text string) string {
 	clean := []rune(strings.Map(func(r rune) rune {
 		if unicode.IsSpace(r) {
 			return ' '
