@@ -21,16 +21,16 @@ import (
 	"github.com/latchkey-fn/latchkey/functions/billingsync"
 	"github.com/latchkey-fn/latchkey/functions/sponsorships"
 	emulator "github.com/latchkey-fn/latchkey/local/cloud"
+	"github.com/latchkey-fn/latchkey/local/cloud/cloudtest"
 	"github.com/latchkey-fn/latchkey/local/devidentity"
 	"github.com/latchkey-fn/latchkey/shared/config"
-	"github.com/latchkey-fn/latchkey/shared/kms"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
 	"github.com/latchkey-fn/latchkey/shared/store"
 	"github.com/latchkey-fn/latchkey/shared/store/storetest"
 )
 
 const (
-	org       = "5a1b0e52-7f3c-4f0d-9a57-b1d200c0ffee"
+	org       = cloudtest.Organization
 	elsewhere = "99999999-2222-4333-8444-555555555555"
 	alice     = "0b1c2d3e-4f50-4617-8899-aabbccddeeff"
 	bob       = "1b1c2d3e-4f50-4617-8899-aabbccddeeff"
@@ -42,43 +42,22 @@ var provider = sync.OnceValues(func() (*devidentity.Server, error) {
 	return devidentity.New(devidentity.Config{Issuer: "https://vault.example.org"})
 })
 
-// logs is a log that is read while it is written.
-type logs struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // house is the function over an emulated cloud, with its organisation's people.
 type house struct {
 	testing.TB
 	config    sponsorships.Config
 	function  *sponsorships.Function
 	scheduled *billingsync.Function
-	emu       *emulator.Cloud
+	cloud     *cloudtest.Cloud
 	driver    *storetest.Faults
-	logs      *logs
+	logs      *cloudtest.Log
 	url       string
-	cloudOrg  string
-	key       string // the billing sync key
 	licence   []byte
 	// kickFails has no run begin at once; kicks counts them.
 	kickFails    atomic.Bool
 	kicks        atomic.Int64
 	identityDown atomic.Bool
 
-	installation emulator.Installation
 	// Tokens: an administrator, a member, and somebody of another organisation.
 	alice, bob, eve string
 }
@@ -86,26 +65,8 @@ type house struct {
 // open makes a house without a licence and a connection.
 func open(t testing.TB, change ...func(*sponsorships.Config)) *house {
 	t.Helper()
-	h := &house{TB: t, logs: &logs{}, driver: storetest.NewFaults(store.NewTable())}
-	var err error
-	if h.emu, err = emulator.New(emulator.Config{}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(h.emu.Close)
-	if h.installation, err = h.emu.AddInstallation(emulator.Installation{}); err != nil {
-		t.Fatal(err)
-	}
-	made, err := h.emu.AddOrganization(emulator.Organization{Name: "Example"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.cloudOrg = made.ID
-	if h.key, err = h.emu.RotateKey(h.cloudOrg); err != nil {
-		t.Fatal(err)
-	}
-	if h.licence, err = h.emu.License(h.cloudOrg, h.installation.ID); err != nil {
-		t.Fatal(err)
-	}
+	h := &house{TB: t, logs: &cloudtest.Log{}, driver: storetest.NewFaults(store.NewTable()), cloud: cloudtest.NewCloud(t, emulator.Config{})}
+	h.licence = h.cloud.Licence(t)
 	certificate := filepath.Join(t.TempDir(), "licensing.pem")
 	if err := os.WriteFile(certificate, emulator.LicenceCertificate(), 0o600); err != nil {
 		t.Fatal(err)
@@ -130,27 +91,22 @@ func open(t testing.TB, change ...func(*sponsorships.Config)) *house {
 			Rules: []string{"orgowner", "orgadmin"}, GroupsClaim: "groups", Scopes: []string{"api"}, Algorithms: []string{"RS256"},
 		},
 		SponsorRules: []string{"orguser", "orgcustom"},
-		Billing: config.Billing{
-			CloudCommunication: true, Region: "US", SyncBatch: 250, SyncProbe: true, SyncParallel: 4, RequestTimeout: time.Minute,
-			OfferKeys: config.OfferKeysPerOffer, LicenseCheck: config.LicenseCheckOff, LicenseTestCertificateFile: certificate,
-			InstallationID: h.installation.ID, InstallationKey: config.Secret(h.installation.Key),
-			IdentityURL: h.emu.IdentityURL(), APIURL: h.emu.APIURL(),
-		},
+		Billing:      h.cloud.Settings(),
 	}
+	h.config.Billing.OfferKeys, h.config.Billing.LicenseTestCertificateFile = config.OfferKeysPerOffer, certificate
 	for _, c := range change {
 		c(&h.config)
 	}
 	logger := slog.New(slog.NewJSONHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	var key kms.Unwrapper = kmstest.NewKey(t)
-	transport := emulator.NewTransport(h.emu)
+	key := kmstest.NewKey(t)
 	if h.scheduled, err = billingsync.New(
 		billingsync.Config{Wrapping: h.config.Wrapping, Billing: h.config.Billing},
-		billingsync.Parts{Store: h.driver, Key: key, Logger: logger, Transport: transport},
+		billingsync.Parts{Store: h.driver, Key: key, Logger: logger, Transport: h.cloud.Transport},
 	); err != nil {
 		t.Fatal(err)
 	}
 	h.function, err = sponsorships.New(h.config, sponsorships.Parts{
-		Store: h.driver, Key: key, Logger: logger, Transport: transport,
+		Store: h.driver, Key: key, Logger: logger, Transport: h.cloud.Transport,
 		Kick: func(ctx context.Context, organization string) error {
 			h.kicks.Add(1)
 			if h.kickFails.Load() {
@@ -274,7 +230,7 @@ func (h *house) connection(key string) object {
 
 func (h *house) connect() answer {
 	h.Helper()
-	return h.do(h.alice, http.MethodPost, "/organizations/connections", h.connection(h.key))
+	return h.do(h.alice, http.MethodPost, "/organizations/connections", h.connection(h.cloud.Key))
 }
 
 func offer(email, name string, admin bool) object {
@@ -378,7 +334,11 @@ func (h *house) audited() []string {
 // billingTick is a call of the scheduler.
 var billingTick = billingsync.Tick{At: time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC), ID: "tick-1"}
 
-// changeSeats changes an organisation of the emulated cloud.
-func changeSeats(n int) func(*emulator.Organization) {
-	return func(o *emulator.Organization) { o.License.Set = map[string]any{"Seats": n} }
+// changeSeats has the cloud's licences be of so many seats.
+func (h *house) changeSeats(n int) {
+	h.Helper()
+	err := h.cloud.ChangeOrganization(h.cloud.OrgID, func(o *emulator.Organization) { o.License.Set = map[string]any{"Seats": n} })
+	if err != nil {
+		h.Fatal(err)
+	}
 }

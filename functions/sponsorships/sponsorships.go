@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/audit"
-	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/httpx"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/kms"
@@ -52,8 +51,8 @@ type Parts struct {
 // Function is the HTTP side of Billing sync.
 type Function struct {
 	http.Handler
-	// Routes are what it serves below /api, "GET /secrets/{id}", for whatever is in
-	// front of several functions.
+	// Routes are what it serves below /api, for whatever is in front of several
+	// functions.
 	Routes []string
 }
 
@@ -78,19 +77,19 @@ func New(c Config, p Parts) (*Function, error) {
 	}
 	operators := c.Operators
 	operators.MemberRules = c.SponsorRules
-	people, err := smapi.NewAuthenticator(smapi.CallersConfig{Identity: c.Identity, Operators: operators, Logger: p.Logger, Now: p.Now})
+	callers, err := smapi.NewAuthenticator(smapi.CallersConfig{Identity: c.Identity, Operators: operators, Logger: p.Logger, Now: p.Now})
 	if err != nil {
 		return nil, err
 	}
 	h := &handler{sync: domain, audit: audit.New(p.Logger), kick: p.Kick, communicates: settings.CloudCommunication}
 	api := smapi.New(smapi.Config{
-		Function: "sponsorships", Callers: callers{people}, Logger: p.Logger,
+		Function: "sponsorships", Service: "Billing sync", Callers: callers, Logger: p.Logger,
 		Path: c.Sessions.Path(), Origins: c.WebVaultOrigins, Timeout: c.RequestTimeout, MaxBody: maxBody,
 	})
 	for _, r := range h.routes() {
 		api.Handle(r.pattern, r.action, h.operation(r))
 	}
-	return &Function{Handler: hideNames(api.Handler()), Routes: api.Routes()}, nil
+	return &Function{Handler: hideNames(api), Routes: api.Routes}, nil
 }
 
 // cloudTime bounds a request to the cloud so that a token, what it is for, and
@@ -181,28 +180,8 @@ func (h *handler) operation(of route) smapi.Operation {
 				err = fmt.Errorf("%w: %w", &machine.Problem{Class: f.Class, Message: f.Message}, err)
 			}
 		}
-		return answer, explain(err)
+		return answer, err
 	}
-}
-
-// explain says of what fails for a while which service that is.
-func explain(err error) error {
-	if _, told := machine.AsProblem(err); told {
-		return err
-	}
-	switch fault.Of(err) {
-	case fault.Transient, fault.Denied:
-		return fmt.Errorf("%w: %w", err, &machine.Problem{Class: fault.Transient, Message: "Billing sync is not available at the moment. Please try again."})
-	}
-	return err
-}
-
-// callers does so for those who cannot be recognised at the moment.
-type callers struct{ people smapi.Authenticator }
-
-func (c callers) Authenticate(r *http.Request) (machine.Caller, error) {
-	caller, err := c.people.Authenticate(r)
-	return caller, explain(err)
 }
 
 // admin gives the organisation that the path names, to its administrators.

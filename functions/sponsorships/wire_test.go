@@ -36,8 +36,8 @@ func TestAConnection(t *testing.T) {
 
 	made := h.connect().is(http.StatusOK)
 	members(t, made, "id", "type", "organizationId", "enabled", "config", "probe")
-	end := h.key[len(h.key)-4:]
-	want := fmt.Sprint(object{"BillingSyncKey": end, "CloudOrganizationId": h.cloudOrg, "LastLicenseSync": nil})
+	end := h.cloud.Key[len(h.cloud.Key)-4:]
+	want := fmt.Sprint(object{"BillingSyncKey": end, "CloudOrganizationId": h.cloud.OrgID, "LastLicenseSync": nil})
 	if made["id"] != org || made["type"] != 1.0 || made["organizationId"] != org || made["enabled"] != true || fmt.Sprint(made["config"]) != want {
 		t.Errorf("%v", made)
 	}
@@ -71,7 +71,7 @@ func TestAConnection(t *testing.T) {
 	if off := put(object{"enabled": false}).is(http.StatusOK); off["enabled"] != false || fmt.Sprint(off["config"]) != want || fingerprint() != before {
 		t.Errorf("what a client was given in the key's place has replaced it: %v", off)
 	}
-	rotated, err := h.emu.RotateKey(h.cloudOrg)
+	rotated, err := h.cloud.RotateKey(h.cloud.OrgID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestWithoutCloudCommunicationNothingIsSent(t *testing.T) {
 			t.Errorf("%s: %q", path, text)
 		}
 	}
-	if n := len(h.emu.Requests()); n != 0 {
+	if n := len(h.cloud.Requests()); n != 0 {
 		t.Errorf("%d requests were sent", n)
 	}
 }
@@ -176,7 +176,7 @@ func TestAnOfferFromItsRequestToItsEnd(t *testing.T) {
 	}
 
 	until := time.Date(2031, 2, 3, 4, 5, 6, 0, time.UTC)
-	if err := h.emu.Redeem(h.cloudOrg, bob, until); err != nil {
+	if err := h.cloud.Redeem(h.cloud.OrgID, bob, until); err != nil {
 		t.Fatal(err)
 	}
 	h.sync()
@@ -237,7 +237,7 @@ func TestARevokedOfferAwaitsTheSync(t *testing.T) {
 		t.Errorf("%v", revoked)
 	}
 	h.sync()
-	if left := h.emu.Sponsorships(h.cloudOrg); len(left) != 0 {
+	if left := h.cloud.Rows(); len(left) != 0 {
 		t.Errorf("the cloud still has %d offers", len(left))
 	}
 }
@@ -255,7 +255,7 @@ func TestAnOfferIsMadeAnew(t *testing.T) {
 	h.do(h.alice, http.MethodPost, syncPath+"/offers/"+id+"/reissue", nil).is(http.StatusOK)
 	h.sync()
 	var to []string
-	for _, mail := range h.emu.Mails() {
+	for _, mail := range h.cloud.Mails() {
 		to = append(to, mail.To)
 	}
 	if !slices.Equal(to, []string{"old@home.example", "new@home.example", "new@home.example"}) {
@@ -350,9 +350,9 @@ func TestWhoMayWhat(t *testing.T) {
 		route, message string
 		body           any
 	}{
-		{"POST /organizations/connections", permission("create"), h.connection(h.key)},
-		{"PUT /organizations/connections/" + org, permission("update"), h.connection(h.key)},
-		{"PUT /organizations/connections/not-a-guid", permission("update"), h.connection(h.key)},
+		{"POST /organizations/connections", permission("create"), h.connection(h.cloud.Key)},
+		{"PUT /organizations/connections/" + org, permission("update"), h.connection(h.cloud.Key)},
+		{"PUT /organizations/connections/not-a-guid", permission("update"), h.connection(h.cloud.Key)},
 		{"GET /organizations/connections/" + org + "/1", permission("retrieve"), nil},
 		{"DELETE /organizations/connections/" + org, permission("remove"), nil},
 		{"POST /organizations/licenses/self-hosted/" + org, hidden, nil},
@@ -439,7 +439,7 @@ func TestWhoeverAsksAgainGetsTheSameRun(t *testing.T) {
 
 func TestARunThatFailsTellsWhy(t *testing.T) {
 	h := connected(t)
-	if _, err := h.emu.RotateKey(h.cloudOrg); err != nil {
+	if _, err := h.cloud.RotateKey(h.cloud.OrgID); err != nil {
 		t.Fatal(err)
 	}
 	run := h.sync()
@@ -470,7 +470,7 @@ func TestALicence(t *testing.T) {
 	members(t, shown, "object", "organizationId", "license", "usableUntil", "problem", "source", "installedDate", "lastLicenseSync",
 		"lastLicenseSyncLabel", "hasPrevious", "lastCheck")
 	values, _ := shown["license"].(object)
-	if values["Id"] != h.cloudOrg || values["InstallationId"] != h.installation.ID || shown["source"] != "upload" || shown["lastLicenseSyncLabel"] != "Never" || shown["problem"] != nil {
+	if values["Id"] != h.cloud.OrgID || values["InstallationId"] != h.cloud.Installation.ID || shown["source"] != "upload" || shown["lastLicenseSyncLabel"] != "Never" || shown["problem"] != nil {
 		t.Errorf("%v", shown)
 	}
 	for _, secret := range []string{"LicenseKey", "Hash", "Signature", "Token"} {
@@ -478,9 +478,7 @@ func TestALicence(t *testing.T) {
 			t.Errorf("the licence is shown with its %s", secret)
 		}
 	}
-	if err := h.emu.ChangeOrganization(h.cloudOrg, changeSeats(77)); err != nil {
-		t.Fatal(err)
-	}
+	h.changeSeats(77)
 	check := h.do(h.alice, http.MethodPost, path+"/check", nil).is(http.StatusOK)
 	if changed, _ := check["changed"].([]any); !slices.Contains(changed, any("Seats")) || check["applied"] != nil {
 		t.Errorf("%v", check)
@@ -494,9 +492,7 @@ func TestALicence(t *testing.T) {
 	if configuration, _ := connection["config"].(object); configuration["LastLicenseSync"] != shown["lastLicenseSync"] {
 		t.Errorf("%v", connection)
 	}
-	if err := h.emu.ChangeOrganization(h.cloudOrg, changeSeats(78)); err != nil {
-		t.Fatal(err)
-	}
+	h.changeSeats(78)
 	if check := h.do(h.alice, http.MethodPost, path+"/check", object{"apply": true}).is(http.StatusOK); check["applied"] != true {
 		t.Errorf("%v", check)
 	}
@@ -547,14 +543,9 @@ func TestUploadsThatAreRefused(t *testing.T) {
 	h.upload(h.alice, elsewhere, h.licence).says(http.StatusNotFound, "Resource not found.")
 
 	// What is older than the installed one needs an explicit word.
-	if err := h.emu.ChangeOrganization(h.cloudOrg, changeSeats(5)); err != nil {
-		t.Fatal(err)
-	}
-	h.emu.Advance(time.Minute)
-	newer, err := h.emu.License(h.cloudOrg, h.installation.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h.changeSeats(5)
+	h.cloud.Advance(time.Minute)
+	newer := h.cloud.Licence(t)
 	h.upload(h.alice, org, newer).empty()
 	if got := h.upload(h.alice, org, h.licence); got.StatusCode != http.StatusBadRequest {
 		t.Errorf("%d %s", got.StatusCode, got.body)
@@ -608,10 +599,10 @@ func TestNoSecretIsInLogsOrAnswers(t *testing.T) {
 		note(h.do(h.alice, http.MethodGet, named+name+"/revoke", nil))
 		note(h.do(h.eve, http.MethodDelete, named+name+"/revoke", nil))
 	}
-	note(h.do(h.alice, http.MethodPost, "/organizations/connections", h.connection("wrong"+h.key)))
-	note(h.do(h.alice, http.MethodPut, "/organizations/connections/"+org, object{"type": 1, "organizationId": org, "config": h.key}))
-	note(h.send(h.alice, http.MethodPut, "/organizations/connections/"+org, "application/json", strings.NewReader(`{"config":"`+h.key)))
-	note(h.do(h.alice, http.MethodPut, "/organizations/connections/"+org, h.connection("secret"+h.key)))
+	note(h.do(h.alice, http.MethodPost, "/organizations/connections", h.connection("wrong"+h.cloud.Key)))
+	note(h.do(h.alice, http.MethodPut, "/organizations/connections/"+org, object{"type": 1, "organizationId": org, "config": h.cloud.Key}))
+	note(h.send(h.alice, http.MethodPut, "/organizations/connections/"+org, "application/json", strings.NewReader(`{"config":"`+h.cloud.Key)))
+	note(h.do(h.alice, http.MethodPut, "/organizations/connections/"+org, h.connection("secret"+h.cloud.Key)))
 	note(h.do(h.bob, http.MethodPost, families, offer("secret@home", "secret.bob@home.example", false)))
 	note(h.do(h.alice, http.MethodPost, families, offer("secret.x@home.example", "secret.bob@home.example", true)))
 	note(h.do(h.alice, http.MethodPost, syncPath+"/offers/"+elsewhere+"/reissue", object{"sponsoredEmail": "secret.y@home.example"}))
@@ -619,7 +610,7 @@ func TestNoSecretIsInLogsOrAnswers(t *testing.T) {
 	if err := json.Unmarshal(h.licence, &licensed); err != nil || licensed.LicenseKey == "" {
 		t.Fatal(err)
 	}
-	for _, secret := range []string{h.key, h.installation.Key, licensed.LicenseKey, "secret.", "secret@", h.alice, h.bob} {
+	for _, secret := range []string{h.cloud.Key, h.cloud.Installation.Key, licensed.LicenseKey, "secret.", "secret@", h.alice, h.bob} {
 		if strings.Contains(h.logs.String(), secret) {
 			t.Errorf("the log has %q", secret)
 		}

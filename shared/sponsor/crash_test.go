@@ -9,6 +9,7 @@ import (
 	"time"
 
 	emulator "github.com/latchkey-fn/latchkey/local/cloud"
+	"github.com/latchkey-fn/latchkey/local/cloud/cloudtest"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/sponsor"
 	"github.com/latchkey-fn/latchkey/shared/store"
@@ -20,17 +21,13 @@ import (
 // is to be replaced; 5 to 8 are new.
 func mixed(t *testing.T) *world {
 	t.Helper()
-	w := connected(t, batchOf(2))
-	w.offer(4)
-	w.mustSync(sponsor.Completed)
-	w.must(w.emu.Redeem(w.cloudOrg, member(2), time.Time{}))
+	w := sent(t, 4, cloudtest.BatchOf(2))
+	w.redeem(2, time.Time{})
 	w.revoke(1)
 	w.revoke(2)
-	if _, err := w.ReissueOffer(t.Context(), sponsor.Reissue{Organization: w.org, ID: w.own(3).ID, Email: "other@home.example"}); err != nil {
-		t.Fatal(err)
-	}
-	w.offerMore(5, 8)
-	w.emu.Forget()
+	w.reissue(3, "other@home.example")
+	w.MakeOffersOf(5, 8)
+	w.Cloud.Forget()
 	return w
 }
 
@@ -43,32 +40,22 @@ func stride() int {
 	return 1
 }
 
-// offerMore makes the offers of the members from and to.
-func (w *world) offerMore(from, to int) {
-	w.Helper()
-	for n := from; n <= to; n++ {
-		if _, err := w.CreateOffer(w.Context(), w.offerOf(n)); err != nil {
-			w.Fatal(err)
-		}
-	}
-}
-
 // expectMixed is what has to come of it.
 func (w *world) expectMixed(what string) {
 	w.Helper()
 	before := w.Failed()
-	w.expectStates(map[sponsor.State]int{sponsor.Sent: 6, sponsor.RevokedUntilExpiry: 1})
-	if rows := len(w.emu.Sponsorships(w.cloudOrg)); rows != 7 {
+	w.expectStates(states{sponsor.Sent: 6, sponsor.RevokedUntilExpiry: 1})
+	if rows := len(w.Cloud.Rows()); rows != 7 {
 		w.Errorf("%d rows", rows)
 	}
-	for of, n := range w.emu.MailCounts() {
+	for of, n := range w.Cloud.MailCounts() {
 		if n > 1 {
 			w.Errorf("%d mails of %+v", n, of)
 		}
 	}
 	w.expectGood()
 	if w.Failed() && !before {
-		w.Fatalf("%s\n%s", what, w.logs)
+		w.Fatalf("%s\n%s", what, w.Logs)
 	}
 }
 
@@ -76,16 +63,16 @@ func (w *world) expectMixed(what string) {
 func (w *world) goOn(id string) sponsor.Run {
 	w.Helper()
 	for range 20 {
-		_, err := w.Sync.Run(w.Context(), w.org)
+		_, err := w.Run(w.Context(), w.Org)
 		if busy, ok := errors.AsType[*sponsor.BusyError](err); ok {
-			w.clock.set(busy.Until)
+			w.Clock.Set(busy.Until)
 			continue
 		}
 		if err != nil {
-			w.Fatalf("%v\n%s", err, w.logs)
+			w.Fatalf("%v\n%s", err, w.Logs)
 		}
-		run, err := w.GetRun(w.Context(), w.org, id)
-		w.must(err)
+		run, err := w.GetRun(w.Context(), w.Org, id)
+		w.Must(err)
 		if run.Status.Finished() {
 			return run
 		}
@@ -99,21 +86,20 @@ func TestT61AProcessThatIsKilledAtAnyPointIsFollowedByAnother(t *testing.T) {
 		var steps int
 		for step := 1; ; step += stride() {
 			w := mixed(t)
-			queued, err := w.TriggerRun(t.Context(), w.org, sponsor.ByHand)
-			w.must(err)
+			queued := w.queue()
 			w.mortal.kill(step, after)
-			_, _ = w.Sync.Run(t.Context(), w.org)
+			_, _ = w.Run(t.Context(), w.Org)
 			if !w.mortal.revive() {
 				steps = step - 1
 				break
 			}
-			w.restart()
+			w.Restart()
 			run := w.goOn(queued.ID)
 			if run.Status == sponsor.Failed {
 				t.Fatalf("killed at step %d: %+v", step, run)
 			}
 			w.expectMixed(fmt.Sprintf("killed at step %d (after it: %v)", step, after))
-			w.clock.pass(time.Hour) // its lease may have outlived it
+			w.Clock.Pass(time.Hour) // its lease may have outlived it
 			w.twiceClean()
 		}
 		if steps < 50 {
@@ -126,13 +112,12 @@ func TestARunSurvivesAFailureOfAnyCallOfTheStore(t *testing.T) {
 	for _, when := range []storetest.When{storetest.Before, storetest.After} {
 		for skip := 0; ; skip += stride() {
 			w := mixed(t)
-			queued, err := w.TriggerRun(t.Context(), w.org, sponsor.ByHand)
-			w.must(err)
+			queued := w.queue()
 			w.faults.Inject(storetest.Fault{Skip: skip, When: when})
-			_, err = w.Sync.Run(t.Context(), w.org)
+			_, err := w.Run(t.Context(), w.Org)
 			if w.faults.Pending() > 0 {
 				w.faults.Reset()
-				w.must(err)
+				w.Must(err)
 				break
 			}
 			if class := fault.Of(err); err != nil && class != fault.Transient {
@@ -150,16 +135,15 @@ func TestT82AZombieWritesNothing(t *testing.T) {
 	fenced := 0
 	for step := 1; ; step++ {
 		w := mixed(t)
-		queued, err := w.TriggerRun(t.Context(), w.org, sponsor.ByHand)
-		w.must(err)
+		queued := w.queue()
 		met, shape := false, ""
-		zombie, other := w.Sync, w.another()
+		zombie, other := w.Sync, w.NewProcess()
 		w.mortal.interrupt(step, func() {
 			met = true
 			// The process stands still, its lease runs out, and another does the run.
 			w.Sync = other
-			w.clock.pass(time.Hour)
-			w.must(w.emu.Redeem(w.cloudOrg, member(4), time.Time{}))
+			w.Clock.Pass(time.Hour)
+			w.redeem(4, time.Time{})
 			if run := w.goOn(queued.ID); run.Status == sponsor.Failed {
 				t.Fatalf("%+v", run)
 			}
@@ -170,9 +154,9 @@ func TestT82AZombieWritesNothing(t *testing.T) {
 			shape = w.full()
 			w.Sync = zombie
 		})
-		_, err = zombie.Run(t.Context(), w.org)
+		_, err := zombie.Run(t.Context(), w.Org)
 		if !met {
-			w.must(err)
+			w.Must(err)
 			break
 		}
 		switch {
@@ -184,7 +168,7 @@ func TestT82AZombieWritesNothing(t *testing.T) {
 		if after := w.full(); after != shape {
 			t.Fatalf("step %d (%v): the zombie changed\n%sinto\n%s", step, err, shape, after)
 		}
-		if run, err := w.GetRun(t.Context(), w.org, queued.ID); err != nil || run.Status == sponsor.Failed || !run.Status.Finished() {
+		if run, err := w.GetRun(t.Context(), w.Org, queued.ID); err != nil || run.Status == sponsor.Failed || !run.Status.Finished() {
 			t.Fatalf("step %d: %+v %v", step, run, err)
 		}
 		w.expectGood()
@@ -198,44 +182,42 @@ func TestT82AZombieWritesNothing(t *testing.T) {
 }
 
 func TestT82ALeaseThatWasTakenIsNoticedBeforeAnAnswerIsApplied(t *testing.T) {
-	w := connected(t)
-	w.offer(2)
+	w := offering(t, 2)
 	w.mortal.whenPut("sync-batches", `"status":"received"`, func() {
-		leases := store.NewCollection[map[string]any](store.New(w.table), "sync-leases")
-		_, err := leases.Update(t.Context(), w.cloudOrg, func(r *store.Record[map[string]any]) error {
-			r.Value["holder"], r.Value["token"], r.Value["until"] = "another", r.Value["token"].(float64)+1e6, w.clock.Now().Add(time.Hour)
+		leases := store.NewCollection[map[string]any](store.New(w.Table), "sync-leases")
+		_, err := leases.Update(t.Context(), w.Cloud.OrgID, func(r *store.Record[map[string]any]) error {
+			r.Value["holder"], r.Value["token"], r.Value["until"] = "another", r.Value["token"].(float64)+1e6, w.Clock.Now().Add(time.Hour)
 			return nil
 		})
-		w.must(err)
+		w.Must(err)
 	})
 	if _, err := w.sync(); !errors.Is(err, sponsor.ErrFenced) {
 		t.Errorf("%v", err)
 	}
-	w.expectStates(map[sponsor.State]int{sponsor.Pending: 2})
-	if _, err := w.another().Run(t.Context(), w.org); !isBusy(err) {
+	w.expectStates(states{sponsor.Pending: 2})
+	if _, err := w.NewProcess().Run(t.Context(), w.Org); !isBusy(err) {
 		t.Errorf("the zombie has given the other's lease back: %v", err)
 	}
-	w.clock.pass(2 * time.Hour)
-	if _, err := w.Sync.Run(t.Context(), w.org); err != nil {
+	w.Clock.Pass(2 * time.Hour)
+	if _, err := w.Run(t.Context(), w.Org); err != nil {
 		t.Errorf("%v", err)
 	}
-	w.expectStates(map[sponsor.State]int{sponsor.Sent: 2})
+	w.expectStates(states{sponsor.Sent: 2})
 	w.expectCloud(2, 2)
 }
 
 func TestALeaseLastsForTheRequestThatIsSentUnderIt(t *testing.T) {
-	w := connected(t)
-	w.offer(2)
+	w := offering(t, 2)
 	// The store takes its time with the batch.
-	w.mortal.whenPut("sync-batches", `"status":"sending"`, func() { w.clock.pass(7 * time.Minute) })
+	w.mortal.whenPut("sync-batches", `"status":"sending"`, func() { w.Clock.Pass(7 * time.Minute) })
 	met := false
 	w.tap.set(func() {
 		met = true
-		if _, err := w.another().Run(t.Context(), w.org); !isBusy(err) {
+		if _, err := w.NewProcess().Run(t.Context(), w.Org); !isBusy(err) {
 			t.Errorf("%v", err)
 		}
-		w.clock.pass(4 * time.Minute)
-		if _, err := w.another().Run(t.Context(), w.org); !isBusy(err) {
+		w.Clock.Pass(4 * time.Minute)
+		if _, err := w.NewProcess().Run(t.Context(), w.Org); !isBusy(err) {
 			t.Errorf("four minutes later: %v", err)
 		}
 	}, nil)
@@ -248,21 +230,19 @@ func TestALeaseLastsForTheRequestThatIsSentUnderIt(t *testing.T) {
 	if err != nil {
 		t.Errorf("%v", err)
 	}
-	w.expectStates(map[sponsor.State]int{sponsor.Sent: 2})
+	w.expectStates(states{sponsor.Sent: 2})
 }
 
 func TestT61AProcessThatDiesWithARequestUnderWay(t *testing.T) {
-	w := connected(t)
-	w.offer(2)
-	queued, err := w.TriggerRun(t.Context(), w.org, sponsor.ByHand)
-	w.must(err)
+	w := offering(t, 2)
+	queued := w.queue()
 	w.tap.set(nil, w.mortal.die)
-	if _, err := w.Sync.Run(t.Context(), w.org); err == nil {
+	if _, err := w.Run(t.Context(), w.Org); err == nil {
 		t.Fatal("it lives")
 	}
 	w.tap.set(nil, nil)
 	w.mortal.revive()
-	w.restart()
+	w.Restart()
 	run := w.goOn(queued.ID)
 	if run.Status != sponsor.CompletedWithWarnings || run.Counts.MailUncertain != 2 || run.Counts.Sent != 2 {
 		t.Errorf("%+v", run)
@@ -271,24 +251,22 @@ func TestT61AProcessThatDiesWithARequestUnderWay(t *testing.T) {
 }
 
 func TestAProcessThatIsToldToStopLeavesTheCloudAlone(t *testing.T) {
-	w := connected(t)
-	w.offer(2)
-	queued, err := w.TriggerRun(t.Context(), w.org, sponsor.ByHand)
-	w.must(err)
+	w := offering(t, 2)
+	queued := w.queue()
 	ctx, stop := context.WithCancel(t.Context())
 	w.tap.set(nil, stop)
-	if _, err := w.Sync.Run(ctx, w.org); fault.Of(err) != fault.Transient {
+	if _, err := w.Run(ctx, w.Org); fault.Of(err) != fault.Transient {
 		t.Errorf("%v", err)
 	}
 	w.tap.set(nil, nil)
 	// The lease is free at once, and what was under way is waited for.
-	if _, err := w.another().Run(t.Context(), w.org); err != nil {
+	if _, err := w.NewProcess().Run(t.Context(), w.Org); err != nil {
 		t.Errorf("%v", err)
 	}
 	if posts := w.posts(true); len(posts) != 2 || posts[1].At.Sub(posts[0].At) < 2*time.Minute {
 		t.Errorf("%+v", posts)
 	}
-	if run, err := w.GetRun(t.Context(), w.org, queued.ID); err != nil || !run.Status.Finished() || run.Status == sponsor.Failed {
+	if run, err := w.GetRun(t.Context(), w.Org, queued.ID); err != nil || !run.Status.Finished() || run.Status == sponsor.Failed {
 		t.Errorf("%+v %v", run, err)
 	}
 	w.expectCloud(2, 2)
@@ -306,65 +284,60 @@ func (w *world) full() string {
 
 func TestT80TwoSchedulersAndAClickSendOneSetOfRequests(t *testing.T) {
 	t.Run("T80 two schedulers, one after the other in the middle of a run", func(t *testing.T) {
-		w := connected(t, batchOf(2))
-		w.offer(6)
-		status, err := w.Status(t.Context(), w.org)
-		w.must(err)
-		w.clock.set(status.NextDue)
-		second, third := w.another(), w.another()
+		w := offering(t, 6, cloudtest.BatchOf(2))
+		status := w.status()
+		w.Clock.Set(status.NextDue)
+		second, third := w.NewProcess(), w.NewProcess()
 		var id string
 		w.tap.set(func() {
 			w.tap.set(nil, nil)
-			report, err := second.Tick(t.Context(), sponsor.Tick{At: w.clock.Now()})
+			report, err := second.Tick(t.Context(), sponsor.Tick{At: w.Clock.Now()})
 			if err != nil || report.Left != 1 || report.Finished != 0 {
 				t.Errorf("the second scheduler: %+v %v", report, err)
 			}
 			// T81: a click gets the id of the run that there is.
-			clicked, err := third.TriggerRun(t.Context(), w.org, sponsor.ByHand)
+			clicked, err := third.TriggerRun(t.Context(), w.Org, sponsor.ByHand)
 			if err != nil || clicked.Trigger != sponsor.BySchedule || clicked.Status != sponsor.Running {
 				t.Errorf("the click: %+v %v", clicked, err)
 			}
-			again, err := third.TriggerRun(t.Context(), w.org, sponsor.ByHand)
+			again, err := third.TriggerRun(t.Context(), w.Org, sponsor.ByHand)
 			if err != nil || again.ID != clicked.ID {
 				t.Errorf("a second click: %+v %v", again, err)
 			}
-			if _, err := third.Run(t.Context(), w.org); !isBusy(err) {
+			if _, err := third.Run(t.Context(), w.Org); !isBusy(err) {
 				t.Errorf("the click does the run, too: %v", err)
 			}
 			id = clicked.ID
 		}, nil)
-		report, err := w.Tick(t.Context(), sponsor.Tick{At: w.clock.Now()})
+		report, err := w.tick()
 		if err != nil || report.Finished != 1 {
 			t.Errorf("%+v %v", report, err)
 		}
-		if run, err := w.GetRun(t.Context(), w.org, id); err != nil || run.Status != sponsor.Completed || len(w.posts(true)) != 3 {
+		if run, err := w.GetRun(t.Context(), w.Org, id); err != nil || run.Status != sponsor.Completed || len(w.posts(true)) != 3 {
 			t.Errorf("%+v %v, %d posts", run, err, len(w.posts(true)))
 		}
 		w.expectCloud(6, 6)
 	})
 
 	t.Run("T80 the same run a second time sends nothing", func(t *testing.T) {
-		w := connected(t)
-		w.offer(2)
+		w := offering(t, 2)
 		run := w.mustSync(sponsor.Completed)
 		n := len(w.posts(true))
-		if again, err := w.Sync.Run(t.Context(), w.org); err != nil || again.ID != "" || len(w.posts(true)) != n {
+		if again, err := w.Run(t.Context(), w.Org); err != nil || again.ID != "" || len(w.posts(true)) != n {
 			t.Errorf("%+v %v", again, err)
 		}
-		if same, err := w.GetRun(t.Context(), w.org, run.ID); err != nil || same.Status != sponsor.Completed {
+		if same, err := w.GetRun(t.Context(), w.Org, run.ID); err != nil || same.Status != sponsor.Completed {
 			t.Errorf("%+v %v", same, err)
 		}
 	})
 
 	t.Run("T80 many schedulers at once", func(t *testing.T) {
-		w := connected(t, batchOf(2))
-		w.offer(6)
-		status, err := w.Status(t.Context(), w.org)
-		w.must(err)
-		w.clock.set(status.NextDue)
+		w := offering(t, 6, cloudtest.BatchOf(2))
+		status := w.status()
+		w.Clock.Set(status.NextDue)
 		var wg sync.WaitGroup
 		for range 6 {
-			s := w.another()
+			s := w.NewProcess()
 			wg.Go(func() {
 				if _, err := s.Tick(t.Context(), sponsor.Tick{At: status.NextDue}); err != nil {
 					t.Errorf("%v", err)
@@ -375,19 +348,18 @@ func TestT80TwoSchedulersAndAClickSendOneSetOfRequests(t *testing.T) {
 		if n := len(w.posts(true)); n != 3 {
 			t.Errorf("%d posts", n)
 		}
-		w.expectStates(map[sponsor.State]int{sponsor.Sent: 6})
+		w.expectStates(states{sponsor.Sent: 6})
 		w.expectCloud(6, 6)
 	})
 
 	t.Run("T81 clicks at once are one run", func(t *testing.T) {
-		w := connected(t, batchOf(2))
-		w.offer(6)
+		w := offering(t, 6, cloudtest.BatchOf(2))
 		ids := make([]string, 6)
 		var wg sync.WaitGroup
 		for i := range ids {
-			s := w.another()
+			s := w.NewProcess()
 			wg.Go(func() {
-				run, err := s.TriggerRun(t.Context(), w.org, sponsor.ByHand)
+				run, err := s.TriggerRun(t.Context(), w.Org, sponsor.ByHand)
 				if err != nil {
 					t.Errorf("%v", err)
 				}
@@ -401,9 +373,9 @@ func TestT80TwoSchedulersAndAClickSendOneSetOfRequests(t *testing.T) {
 			}
 		}
 		for range ids {
-			s := w.another()
+			s := w.NewProcess()
 			wg.Go(func() {
-				if _, err := s.Run(t.Context(), w.org); err != nil && !isBusy(err) {
+				if _, err := s.Run(t.Context(), w.Org); err != nil && !isBusy(err) {
 					t.Errorf("%v", err)
 				}
 			})
@@ -417,23 +389,23 @@ func TestT80TwoSchedulersAndAClickSendOneSetOfRequests(t *testing.T) {
 
 	t.Run("organisations are synced beside each other, as many as allowed", func(t *testing.T) {
 		w := connected(t)
-		w.settings.SyncParallel = 2
-		w.restart()
+		w.Config.Settings.SyncParallel = 2
+		w.Restart()
 		for range 4 {
-			organization, err := w.emu.AddOrganization(emulator.Organization{})
-			w.must(err)
-			key, err := w.emu.RotateKey(organization.ID)
-			w.must(err)
-			w.org, w.cloudOrg, w.key = newGUID(), organization.ID, key
-			w.upload()
-			w.connect()
-			w.offer(2)
+			organization, err := w.Cloud.AddOrganization(emulator.Organization{})
+			w.Must(err)
+			key, err := w.Cloud.RotateKey(organization.ID)
+			w.Must(err)
+			w.Org, w.Cloud.OrgID, w.Cloud.Key = newGUID(), organization.ID, key
+			w.Upload()
+			w.Connect()
+			w.MakeOffers(2)
 		}
-		w.clock.pass(24 * time.Hour)
-		if report, err := w.Tick(t.Context(), sponsor.Tick{At: w.clock.Now()}); err != nil || report.Connections != 5 || report.Finished != 5 {
+		w.Clock.Pass(24 * time.Hour)
+		if report, err := w.tick(); err != nil || report.Connections != 5 || report.Finished != 5 {
 			t.Errorf("%+v %v", report, err)
 		}
-		if n := len(w.emu.Mails()); n != 8 {
+		if n := len(w.Cloud.Mails()); n != 8 {
 			t.Errorf("%d mails", n)
 		}
 		health, err := w.Health(t.Context())

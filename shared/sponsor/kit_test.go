@@ -1,11 +1,22 @@
+// The scenarios of Billing sync, played by an organisation and an emulated cloud.
+// What begins with "T" and a number is one of the list of scenarios that the
+// behaviour was specified by. One reads:
+//
+//	w := sent(t, 2)                    // two offers, which the cloud has and has mailed
+//	w.revoke(1)                        // a user does something here,
+//	w.redeem(2, until)                 // or in the cloud,
+//	w.faultSyncs(emulator.Fault{…})    // or something goes wrong between them
+//	w.mustSync(sponsor.Completed)      // a run, and how it has to end
+//	w.expectStates(states{…})          // what there is here,
+//	w.expectCloud(1, 2)                // and what in the cloud: rows, and mails so far
+//	w.twiceClean()                     // and another run has nothing to do
 package sponsor_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -15,53 +26,12 @@ import (
 	"github.com/google/uuid"
 
 	emulator "github.com/latchkey-fn/latchkey/local/cloud"
+	"github.com/latchkey-fn/latchkey/local/cloud/cloudtest"
 	"github.com/latchkey-fn/latchkey/shared/config"
-	"github.com/latchkey-fn/latchkey/shared/keyring"
-	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
 	"github.com/latchkey-fn/latchkey/shared/sponsor"
-	"github.com/latchkey-fn/latchkey/shared/sponsor/licence"
 	"github.com/latchkey-fn/latchkey/shared/store"
 	"github.com/latchkey-fn/latchkey/shared/store/storetest"
 )
-
-// epoch is in the future, so that a context whose deadline is on the fake clock
-// does not end.
-var epoch = time.Date(2131, 3, 5, 4, 30, 0, 0, time.UTC)
-
-// clock passes time when somebody waits.
-type clock struct {
-	mu    sync.Mutex
-	at    time.Time
-	waits []time.Duration
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) Wait(ctx context.Context, d time.Duration) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at, c.waits = c.at.Add(max(d, 0)), append(c.waits, d)
-	return nil
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-}
-
-func (c *clock) set(t time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = t
-}
 
 // measurements remembers metrics.
 type measurements struct {
@@ -99,210 +69,134 @@ func (m *measurements) last(name string) (float64, bool) {
 	return 0, false
 }
 
-// logs is a log that is read while it is written.
-type logs struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logs) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logs) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-// world is an organisation here and in an emulated cloud.
+// world is one whose process can be killed, whose store can fail, and whose
+// requests can be met on their way.
 type world struct {
-	*testing.T
-	*sponsor.Sync
-	emu       *emulator.Cloud
-	transport *emulator.Transport
-	clock     *clock
-	table     *store.Table
-	mortal    *mortal
-	tap       *tap
-	faults    *storetest.Faults
-	ring      *keyring.Ring
-	metrics   *measurements
-	logs      *logs
-	settings  config.Billing
-	usage     func(context.Context, string) (licence.Usage, error)
-
-	org          string // here
-	cloudOrg     string
-	key          string
-	installation emulator.Installation
+	*cloudtest.World
+	mortal  *mortal
+	tap     *tap
+	faults  *storetest.Faults
+	metrics *measurements
 }
 
-// option changes a world before it is made.
-type option func(*world, *emulator.Config)
+func perOffer(s *cloudtest.Setup) { s.Settings.OfferKeys = config.OfferKeysPerOffer }
 
-func batchOf(n int) option {
-	return func(w *world, _ *emulator.Config) { w.settings.SyncBatch = n }
-}
+func limited(s *cloudtest.Setup) { s.Emulator.Limits = emulator.Limits{Enabled: true} }
 
-func perOffer(w *world, _ *emulator.Config) { w.settings.OfferKeys = config.OfferKeysPerOffer }
+func inEurope(s *cloudtest.Setup) { s.Emulator.Region = emulator.EU }
 
-func limited(_ *world, c *emulator.Config) { c.Limits = emulator.Limits{Enabled: true} }
-
-func inRegion(r emulator.Region) option {
-	return func(w *world, c *emulator.Config) { c.Region, w.settings.Region = r, string(r) }
+func seeded(seed uint64) cloudtest.Option {
+	return func(s *cloudtest.Setup) { s.Emulator.Seed = seed }
 }
 
 // newWorld makes a world with a licence and no connection.
-func newWorld(t *testing.T, options ...option) *world {
+func newWorld(t *testing.T, options ...cloudtest.Option) *world {
 	t.Helper()
-	w := &world{
-		T: t, clock: &clock{at: epoch}, table: store.NewTable(), metrics: &measurements{}, logs: &logs{},
-		org: "5a1b0e52-7f3c-4f0d-9a57-b1d200c0ffee",
-		settings: config.Billing{
-			CloudCommunication: true, SyncBatch: 250, SyncProbe: true, SyncParallel: 4, RequestTimeout: time.Minute,
-			OfferKeys: config.OfferKeysMember, LicenseCheck: config.LicenseCheckOff,
-		},
-	}
-	c := emulator.Config{Now: w.clock.Now, Sleep: w.clock.Wait}
-	for _, o := range options {
-		o(w, &c)
-	}
-	var err error
-	if w.emu, err = emulator.New(c); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.emu.Close)
-	w.transport = emulator.NewTransport(w.emu)
-	w.mortal = &mortal{Driver: w.table}
-	w.tap = &tap{next: w.transport, mortal: w.mortal, clock: w.clock}
-	if w.installation, err = w.emu.AddInstallation(emulator.Installation{}); err != nil {
-		t.Fatal(err)
-	}
-	organization, err := w.emu.AddOrganization(emulator.Organization{Name: "Example"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.cloudOrg = organization.ID
-	if w.key, err = w.emu.RotateKey(w.cloudOrg); err != nil {
-		t.Fatal(err)
-	}
-	w.settings.InstallationID, w.settings.InstallationKey = w.installation.ID, config.Secret(w.installation.Key)
-	w.settings.IdentityURL, w.settings.APIURL = w.emu.IdentityURL(), w.emu.APIURL()
+	w := &world{World: cloudtest.NewWorld(t, options...), metrics: &measurements{}}
+	w.mortal = &mortal{Driver: w.Table}
+	w.tap = &tap{next: w.Cloud.Transport, mortal: w.mortal, clock: w.Clock}
 	w.faults = storetest.NewFaults(w.mortal)
-	w.ring = keyring.New(keyring.Config{Name: sponsor.RingName, Store: store.New(w.table), Key: kmstest.NewKey(t)})
-	w.restart()
-	w.upload()
+	w.Config.Store, w.Config.Transport, w.Config.Metrics = store.New(w.faults), w.tap, w.metrics
+	w.Restart()
 	return w
 }
 
 // connected makes a world with a connection, too.
-func connected(t *testing.T, options ...option) *world {
+func connected(t *testing.T, options ...cloudtest.Option) *world {
 	t.Helper()
 	w := newWorld(t, options...)
-	w.connect()
+	w.Connect()
 	return w
 }
 
-// restart begins another process over the same store.
-func (w *world) restart() { w.Sync = w.another() }
-
-func (w *world) another() *sponsor.Sync {
-	w.Helper()
-	trust, err := licence.NewTestTrust(emulator.LicenceCertificate())
-	if err != nil {
-		w.Fatal(err)
-	}
-	s, err := sponsor.New(sponsor.Config{
-		Store: store.New(w.faults), Ring: w.ring, Settings: w.settings, Trust: trust, Usage: w.usage, Metrics: w.metrics,
-		Logger: slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})), Now: w.clock.Now, Waiter: w.clock, Transport: w.tap,
-	})
-	if err != nil {
-		w.Fatal(err)
-	}
-	return s
+// offering makes one in which the members 1 to n have made an offer each, of which
+// the cloud knows nothing.
+func offering(t *testing.T, n int, options ...cloudtest.Option) *world {
+	t.Helper()
+	w := connected(t, options...)
+	w.MakeOffers(n)
+	return w
 }
 
-// document is the licence that the cloud would give.
+// sent makes one in which the cloud has these offers, and has mailed them.
+func sent(t *testing.T, n int, options ...cloudtest.Option) *world {
+	t.Helper()
+	w := offering(t, n, options...)
+	w.mustSync(sponsor.Completed)
+	return w
+}
+
+// document is the licence that the cloud would give if the organisation were so.
 func (w *world) document(change func(*emulator.Organization)) []byte {
 	w.Helper()
-	before, err := w.emu.Organization(w.cloudOrg)
-	if err != nil {
-		w.Fatal(err)
-	}
-	if change != nil {
-		w.change(change)
-		defer w.change(func(o *emulator.Organization) { *o = before })
-	}
-	document, err := w.emu.License(w.cloudOrg, w.installation.ID)
-	if err != nil {
-		w.Fatal(err)
-	}
-	return document
+	before, err := w.Cloud.Organization(w.Cloud.OrgID)
+	w.Must(err)
+	w.change(change)
+	defer w.change(func(o *emulator.Organization) { *o = before })
+	return w.Cloud.Licence(w)
 }
 
 func (w *world) change(change func(*emulator.Organization)) {
 	w.Helper()
-	if err := w.emu.ChangeOrganization(w.cloudOrg, change); err != nil {
-		w.Fatal(err)
-	}
+	w.Must(w.Cloud.ChangeOrganization(w.Cloud.OrgID, change))
 }
 
-func (w *world) upload() {
-	w.Helper()
-	if _, err := w.UploadLicence(w.Context(), sponsor.Upload{Organization: w.org, Document: w.document(nil), Force: true}); err != nil {
-		w.Fatal(err)
-	}
+// What users do, here and in the cloud.
+
+// save makes a connection with the cloud's key, and paste changes its key.
+func (w *world) save() (sponsor.Connection, error) {
+	return w.CreateConnection(w.Context(), sponsor.Connect{Organization: w.Org, Enabled: true, Key: config.Secret(w.Cloud.Key)})
 }
 
-func (w *world) connect() sponsor.Connection {
-	w.Helper()
-	c, err := w.CreateConnection(w.Context(), sponsor.Connect{Organization: w.org, Enabled: true, Key: config.Secret(w.key)})
-	if err != nil {
-		w.Fatal(err)
-	}
-	w.emu.Forget()
-	return c
-}
-
-// member is the n-th member's GUID.
-func member(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", n) }
-
-func address(n int) string { return fmt.Sprintf("family%d@home.example", n) }
-
-func (w *world) offerOf(n int) sponsor.NewOffer {
-	return sponsor.NewOffer{
-		Organization: w.org, By: sponsor.Member{ID: member(n), Email: fmt.Sprintf("member%d@work.example", n), Confirmed: true, Manager: true},
-		Email: address(n), Name: fmt.Sprintf("Family %d", n),
-	}
-}
-
-// offer makes the offers of the members 1 to n.
-func (w *world) offer(n int) {
-	w.Helper()
-	for i := 1; i <= n; i++ {
-		if _, err := w.CreateOffer(w.Context(), w.offerOf(i)); err != nil {
-			w.Fatal(err)
-		}
-	}
+func (w *world) paste(key string) (sponsor.Connection, error) {
+	return w.UpdateConnection(w.Context(), sponsor.Connect{Organization: w.Org, Enabled: true, Key: config.Secret(key)})
 }
 
 func (w *world) revoke(n int) {
 	w.Helper()
-	if err := w.RevokeOwn(w.Context(), w.org, member(n)); err != nil {
-		w.Fatal(err)
-	}
+	w.Must(w.RevokeOwn(w.Context(), w.Org, cloudtest.Member(n)))
+}
+
+// reissue makes a member's offer anew, to another address if there is one.
+func (w *world) reissue(n int, email string) {
+	w.Helper()
+	_, err := w.ReissueOffer(w.Context(), sponsor.Reissue{Organization: w.Org, ID: w.own(n).ID, Email: email})
+	w.Must(err)
+}
+
+// redeem accepts a member's offer in the cloud; no time is what the cloud gives.
+func (w *world) redeem(n int, until time.Time) {
+	w.Helper()
+	w.Must(w.Cloud.Redeem(w.Cloud.OrgID, cloudtest.Member(n), until))
+}
+
+func (w *world) rotateKey() string {
+	w.Helper()
+	key, err := w.Cloud.RotateKey(w.Cloud.OrgID)
+	w.Must(err)
+	return key
+}
+
+// fetch asks the cloud for the licence.
+func (w *world) fetch() (sponsor.Licence, error) { return w.SyncLicence(w.Context(), w.Org) }
+
+// Runs.
+
+// queue triggers a run that nobody does yet.
+func (w *world) queue() sponsor.Run {
+	w.Helper()
+	run, err := w.TriggerRun(w.Context(), w.Org, sponsor.ByHand)
+	w.Must(err)
+	return run
 }
 
 // sync triggers a run and does it.
 func (w *world) sync() (sponsor.Run, error) {
 	w.Helper()
-	if _, err := w.TriggerRun(w.Context(), w.org, sponsor.ByHand); err != nil {
+	if _, err := w.TriggerRun(w.Context(), w.Org, sponsor.ByHand); err != nil {
 		return sponsor.Run{}, err
 	}
-	return w.Sync.Run(w.Context(), w.org)
+	return w.Run(w.Context(), w.Org)
 }
 
 // mustSync expects a status of the run.
@@ -310,7 +204,7 @@ func (w *world) mustSync(want sponsor.RunStatus) sponsor.Run {
 	w.Helper()
 	run, err := w.sync()
 	if run.Status != want || (err != nil) != (want == sponsor.Failed) {
-		w.Fatalf("the run is %q, not %q: %+v, %v\n%s", run.Status, want, run, err, w.logs)
+		w.Fatalf("the run is %q, not %q: %+v, %v\n%s", run.Status, want, run, err, w.Logs)
 	}
 	return run
 }
@@ -320,42 +214,91 @@ func (w *world) mustFail(code string) sponsor.Run {
 	w.Helper()
 	run, err := w.sync()
 	failure, ok := sponsor.AsFailure(err)
-	if !ok || failure.Code != code || run.Status != sponsor.Failed && run.ID != "" || run.ErrorCode != code && run.ID != "" {
+	if !ok || failure.Code != code || run.Status != sponsor.Failed || run.ErrorCode != code {
 		w.Fatalf("the run is %+v with %v, not failed with %s", run, err, code)
 	}
 	return run
 }
 
+// tick is a call of the scheduler, who may find something due or not.
+func (w *world) tick() (sponsor.TickReport, error) {
+	return w.Tick(w.Context(), sponsor.Tick{At: w.Clock.Now()})
+}
+
+func (w *world) status() sponsor.SyncStatus {
+	w.Helper()
+	status, err := w.Status(w.Context(), w.Org)
+	w.Must(err)
+	return status
+}
+
+// What goes wrong.
+
+// fault sets the cloud's faults; none takes them away.
+func (w *world) fault(rules ...emulator.Fault) {
+	w.Helper()
+	w.Must(w.Cloud.SetFaults(rules...))
+}
+
+// faultSyncs sets faults of syncs.
+func (w *world) faultSyncs(rules ...emulator.Fault) {
+	w.Helper()
+	for i := range rules {
+		rules[i].Match.Route = emulator.RouteSync
+	}
+	w.fault(rules...)
+}
+
+// withOffer matches syncs that have a member's offer in them.
+func withOffer(n int) emulator.Match {
+	return emulator.Match{Batch: &emulator.BatchMatch{Key: cloudtest.Member(n)}}
+}
+
+var errBroken = errors.New("connection refused")
+
+// What came of it.
+
+type states map[sponsor.State]int
+
 // own gives a member's offer.
 func (w *world) own(n int) sponsor.Offer {
 	w.Helper()
-	o, err := w.OwnOffer(w.Context(), w.org, member(n))
+	o, err := w.OwnOffer(w.Context(), w.Org, cloudtest.Member(n))
 	if err != nil {
 		w.Fatalf("offer of member %d: %v", n, err)
 	}
 	return o
 }
 
+// row gives the cloud's row of an own offer of a member.
+func (w *world) row(n int) emulator.Sponsorship {
+	w.Helper()
+	rows := w.Cloud.Rows()
+	i := slices.IndexFunc(rows, func(r emulator.Sponsorship) bool { return r.OfferKey == cloudtest.Member(n) })
+	if i < 0 {
+		w.Fatalf("the cloud has no row of member %d", n)
+	}
+	return rows[i]
+}
+
 func (w *world) all() []sponsor.Offer {
 	w.Helper()
 	var all []sponsor.Offer
-	for o, err := range w.Offers(w.Context(), w.org) {
-		if err != nil {
-			w.Fatal(err)
-		}
+	for o, err := range w.Offers(w.Context(), w.Org) {
+		w.Must(err)
 		all = append(all, o)
 	}
 	return all
 }
 
 // expectStates counts the offers by state.
-func (w *world) expectStates(want map[sponsor.State]int) {
+func (w *world) expectStates(want states) {
 	w.Helper()
-	got := map[sponsor.State]int{}
+	got := states{}
 	for _, o := range w.all() {
 		got[o.State]++
 	}
-	if fmt.Sprint(got) != fmt.Sprint(want) {
+	if !maps.Equal(got, want) {
 		w.Fatalf("offers: %v, not %v", got, want)
 	}
 }
@@ -363,10 +306,10 @@ func (w *world) expectStates(want map[sponsor.State]int) {
 // expectCloud counts the cloud's rows and mails.
 func (w *world) expectCloud(rows, mails int) {
 	w.Helper()
-	if n := len(w.emu.Sponsorships(w.cloudOrg)); n != rows {
+	if n := len(w.Cloud.Rows()); n != rows {
 		w.Errorf("the cloud has %d rows, not %d", n, rows)
 	}
-	if n := len(w.emu.Mails()); n != mails {
+	if n := len(w.Cloud.Mails()); n != mails {
 		w.Errorf("the cloud sent %d mails, not %d", n, mails)
 	}
 	w.expectGood()
@@ -376,14 +319,14 @@ func (w *world) expectCloud(rows, mails int) {
 // left no offer in the cloud that is gone here.
 func (w *world) expectGood() {
 	w.Helper()
-	for _, v := range w.emu.Violations() {
+	for _, v := range w.Cloud.Violations() {
 		w.Errorf("violation: %s", v)
 	}
 	known := map[string]bool{}
 	for _, o := range w.all() {
 		known[o.Key] = true
 	}
-	if orphans := w.emu.Orphans(w.cloudOrg, known); len(orphans) > 0 {
+	if orphans := w.Cloud.Orphans(w.Cloud.OrgID, known); len(orphans) > 0 {
 		w.Errorf("%d rows of the cloud are unknown here: %+v", len(orphans), orphans[0])
 	}
 }
@@ -392,13 +335,16 @@ func (w *world) expectGood() {
 func (w *world) twiceClean() {
 	w.Helper()
 	w.fault()
-	before, rows, mails := w.shape(), len(w.emu.Sponsorships(w.cloudOrg)), len(w.emu.Mails())
+	here, there, rows, mails := w.shape(), w.cloudShape(), len(w.Cloud.Rows()), len(w.Cloud.Mails())
 	run, err := w.sync()
 	if err != nil || run.Status == sponsor.Failed {
 		w.Fatalf("a clean run: %+v, %v", run, err)
 	}
-	if after := w.shape(); after != before {
-		w.Errorf("a clean run changes the offers from\n%sto\n%s", before, after)
+	if after := w.shape(); after != here {
+		w.Errorf("a clean run changes the offers from\n%sto\n%s", here, after)
+	}
+	if after := w.cloudShape(); after != there {
+		w.Errorf("a clean run changes the cloud's rows from\n%sto\n%s", there, after)
 	}
 	w.expectCloud(rows, mails)
 }
@@ -413,30 +359,22 @@ func (w *world) shape() string {
 	return b.String()
 }
 
-// fault sets the cloud's faults; none takes them away.
-func (w *world) fault(rules ...emulator.Fault) {
-	w.Helper()
-	if err := w.emu.SetFaults(rules...); err != nil {
-		w.Fatal(err)
+// cloudShape is the same of the cloud's rows.
+func (w *world) cloudShape() string {
+	var b strings.Builder
+	for _, row := range w.Cloud.Rows() {
+		to := "nobody any more"
+		if row.OfferedToEmail != nil {
+			to = *row.OfferedToEmail
+		}
+		fmt.Fprintln(&b, row.ID, row.OfferKey, to, row.SponsoredOrganizationID, row.ValidUntil, row.ToDelete)
 	}
-}
-
-// syncFault matches syncs with items.
-func syncFault(f emulator.Fault) emulator.Fault {
-	f.Match.Route = emulator.RouteSync
-	return f
-}
-
-func (w *world) must(err error) {
-	w.Helper()
-	if err != nil {
-		w.Fatal(err)
-	}
+	return b.String()
 }
 
 // posts are the syncs that the cloud got, those without items left out or not.
 func (w *world) posts(empty bool) []emulator.Request {
-	return slices.DeleteFunc(w.emu.Requests(), func(r emulator.Request) bool {
+	return slices.DeleteFunc(w.Cloud.Requests(), func(r emulator.Request) bool {
 		return r.Route != emulator.RouteSync || !empty && len(r.Keys) == 0
 	})
 }
@@ -448,13 +386,11 @@ func codeOf(err error) string {
 	return ""
 }
 
-var errBroken = errors.New("connection refused")
-
 // dump is all that the store holds, as text.
 func (w *world) dump() string {
 	w.Helper()
 	var b strings.Builder
-	w.must(w.table.Update(func(batch *store.Batch) error {
+	w.Must(w.Table.Update(func(batch *store.Batch) error {
 		for d := range batch.Documents() {
 			fmt.Fprintf(&b, "%s/%s %s %s %s\n", d.Collection, d.ID, d.Parent, d.Lookup, d.Body)
 		}
@@ -464,40 +400,3 @@ func (w *world) dump() string {
 }
 
 func newGUID() string { return uuid.NewString() }
-
-// forgetLicence makes the organisation one that has none.
-func (w *world) forgetLicence() error {
-	return store.New(w.table).Delete(w.Context(), "licences", w.org, store.Any())
-}
-
-// moveConnection makes the connection one of another organisation of the cloud,
-// so that an installation has to write it.
-func (w *world) moveConnection() error {
-	connections := store.NewCollection[map[string]any](store.New(w.table), "sync-connections")
-	_, err := connections.Update(w.Context(), w.org, func(r *store.Record[map[string]any]) error {
-		r.Value["cloudOrganization"] = newGUID()
-		return nil
-	})
-	return err
-}
-
-// failPuts makes the next write into a collection fail.
-func (w *world) failPuts(collection string) {
-	w.faults.Inject(storetest.Fault{Method: storetest.Put, Collection: collection})
-}
-
-func (w *world) mustLicence() {
-	w.Helper()
-	if _, err := w.SyncLicence(w.Context(), w.org); err != nil {
-		w.Fatal(err)
-	}
-}
-
-// connectAgain pastes the key once more.
-func (w *world) connectAgain() {
-	w.Helper()
-	_, err := w.UpdateConnection(w.Context(), sponsor.Connect{Organization: w.org, Enabled: true, Key: config.Secret(w.key)})
-	w.must(err)
-}
-
-func (w *world) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(w.logs, nil)) }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/latchkey-fn/latchkey/local/cloud/cloudtest"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
@@ -147,7 +148,7 @@ func (m *mortal) List(ctx context.Context, q store.Query) (page store.Page, err 
 type tap struct {
 	next   http.RoundTripper
 	mortal *mortal
-	clock  *clock
+	clock  *cloudtest.Clock
 
 	mu            sync.Mutex
 	before, after func()

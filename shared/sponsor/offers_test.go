@@ -6,6 +6,7 @@ import (
 	"time"
 
 	emulator "github.com/latchkey-fn/latchkey/local/cloud"
+	"github.com/latchkey-fn/latchkey/local/cloud/cloudtest"
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/machine"
@@ -35,7 +36,7 @@ func TestOffersAreRefusedInTheOfficialWords(t *testing.T) {
 		"of no organisation":       {func(o *sponsor.NewOffer) { o.Organization = "ours" }, "Resource not found.", "", fault.NotFound},
 		"of one without a licence": {func(o *sponsor.NewOffer) { o.Organization = newGUID() }, "Specified Organization cannot sponsor other organizations.", "", fault.Invalid},
 	} {
-		offer := w.offerOf(1)
+		offer := w.NewOffer(1)
 		c.change(&offer)
 		_, err := w.CreateOffer(t.Context(), offer)
 		problem, ok := machine.AsProblem(err)
@@ -47,7 +48,7 @@ func TestOffersAreRefusedInTheOfficialWords(t *testing.T) {
 		t.Errorf("%d offers were made", n)
 	}
 	if _, err := w.CreateOffer(t.Context(), func() sponsor.NewOffer {
-		o := w.offerOf(1)
+		o := w.NewOffer(1)
 		o.Name, o.Notes = strings.Repeat("😀", 128), strings.Repeat("n", 512)
 		return o
 	}()); err != nil {
@@ -59,8 +60,8 @@ func TestOffersAreRefusedInTheOfficialWords(t *testing.T) {
 	} {
 		w := newWorld(t)
 		w.change(change)
-		w.upload()
-		offer := w.offerOf(1)
+		w.Upload()
+		offer := w.NewOffer(1)
 		offer.AdminInitiated = true
 		_, err := w.CreateOffer(t.Context(), offer)
 		if problem, ok := machine.AsProblem(err); !ok || problem.Message != name {
@@ -70,21 +71,20 @@ func TestOffersAreRefusedInTheOfficialWords(t *testing.T) {
 }
 
 func TestTheSameOfferAgainChangesNothing(t *testing.T) {
-	w := connected(t)
-	w.offer(1)
+	w := offering(t, 1)
 	first := w.own(1)
-	w.clock.pass(time.Hour)
-	w.offer(1)
+	w.Clock.Pass(time.Hour)
+	w.MakeOffers(1)
 	if w.own(1) != first {
 		t.Errorf("%+v, before %+v", w.own(1), first)
 	}
 	w.mustSync(sponsor.Completed)
-	w.offer(1)
-	w.expectStates(map[sponsor.State]int{sponsor.Sent: 1})
-	w.must(w.emu.Redeem(w.cloudOrg, member(1), time.Time{}))
+	w.MakeOffers(1)
+	w.expectStates(states{sponsor.Sent: 1})
+	w.redeem(1, time.Time{})
 	w.mustSync(sponsor.Completed)
-	w.offer(1)
-	other := w.offerOf(1)
+	w.MakeOffers(1)
+	other := w.NewOffer(1)
 	other.Email = "other@home.example"
 	_, err := w.CreateOffer(t.Context(), other)
 	if problem, ok := machine.AsProblem(err); !ok || problem.Message != "Can only sponsor one organization per Organization User." {
@@ -95,15 +95,14 @@ func TestTheSameOfferAgainChangesNothing(t *testing.T) {
 
 func TestAnotherOfferOfTheSameMemberTakesThePlaceOfTheOneBefore(t *testing.T) {
 	other := func(w *world) {
-		o := w.offerOf(1)
+		o := w.NewOffer(1)
 		o.Email, o.Name = "other@home.example", "Others"
 		if _, err := w.CreateOffer(w.Context(), o); err != nil {
 			w.Fatal(err)
 		}
 	}
 	t.Run("at once if it was never sent", func(t *testing.T) {
-		w := connected(t)
-		w.offer(1)
+		w := offering(t, 1)
 		other(w)
 		if o := w.own(1); o.State != sponsor.Pending || o.Email != "other@home.example" {
 			t.Errorf("%+v", o)
@@ -112,19 +111,15 @@ func TestAnotherOfferOfTheSameMemberTakesThePlaceOfTheOneBefore(t *testing.T) {
 		w.expectCloud(1, 1)
 	})
 	t.Run("after its removal if it was", func(t *testing.T) {
-		w := connected(t)
-		w.offer(1)
-		w.mustSync(sponsor.Completed)
+		w := sent(t, 1)
 		other(w)
 		w.mustSync(sponsor.Completed)
 		w.expectCloud(1, 2)
-		w.expectStates(map[sponsor.State]int{sponsor.Sent: 1})
+		w.expectStates(states{sponsor.Sent: 1})
 		w.twiceClean()
 	})
 	t.Run("also of one that was revoked", func(t *testing.T) {
-		w := connected(t)
-		w.offer(1)
-		w.mustSync(sponsor.Completed)
+		w := sent(t, 1)
 		w.revoke(1)
 		other(w)
 		if o := w.own(1); o.Email != "other@home.example" || o.ToDelete {
@@ -135,38 +130,32 @@ func TestAnotherOfferOfTheSameMemberTakesThePlaceOfTheOneBefore(t *testing.T) {
 		w.twiceClean()
 	})
 	t.Run("unless that is revoked before it was sent", func(t *testing.T) {
-		w := connected(t)
-		w.offer(1)
-		w.mustSync(sponsor.Completed)
+		w := sent(t, 1)
 		other(w)
 		w.revoke(1)
 		w.mustSync(sponsor.Completed)
 		w.expectCloud(0, 1)
-		w.expectStates(map[sponsor.State]int{})
+		w.expectStates(states{})
 		w.twiceClean()
 	})
 	t.Run("and again if it changes while the one before is removed", func(t *testing.T) {
-		w := connected(t)
-		w.offer(1)
-		w.mustSync(sponsor.Completed)
+		w := sent(t, 1)
 		w.revoke(1)
 		w.tap.set(nil, func() {
 			w.tap.set(nil, nil)
 			other(w)
 		})
 		w.mustSync(sponsor.Completed)
-		w.expectStates(map[sponsor.State]int{sponsor.Sent: 1})
+		w.expectStates(states{sponsor.Sent: 1})
 		w.expectCloud(1, 2)
 		w.twiceClean()
 	})
 }
 
 func TestOffersAreRevokedByName(t *testing.T) {
-	w := connected(t)
-	w.offer(3)
-	w.mustSync(sponsor.Completed)
+	w := sent(t, 3)
 	for _, name := range []string{"FAMILY 2", " family 2 "} {
-		err := w.RevokeNamed(t.Context(), w.org, name)
+		err := w.RevokeNamed(t.Context(), w.Org, name)
 		if (err != nil) != (name != "FAMILY 2") {
 			t.Errorf("%q: %v", name, err)
 		}
@@ -175,12 +164,12 @@ func TestOffersAreRevokedByName(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	for _, name := range []string{"", "Family 9"} {
-		err := w.RevokeNamed(t.Context(), w.org, name)
+		err := w.RevokeNamed(t.Context(), w.Org, name)
 		if problem, ok := machine.AsProblem(err); !ok || problem.Message != "You are not currently sponsoring an organization." {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	if err := w.RevokeOwn(t.Context(), w.org, member(9)); fault.Of(err) != fault.Invalid {
+	if err := w.RevokeOwn(t.Context(), w.Org, cloudtest.Member(9)); fault.Of(err) != fault.Invalid {
 		t.Errorf("%v", err)
 	}
 	// Another organisation's are out of reach.
@@ -191,7 +180,7 @@ func TestOffersAreRevokedByName(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	// A name is free again when its offer is revoked, and taken before.
-	taken := w.offerOf(4)
+	taken := w.NewOffer(4)
 	taken.Name = "Family 1"
 	_, err := w.CreateOffer(t.Context(), taken)
 	if fault.Of(err) != fault.Conflict {
@@ -202,71 +191,69 @@ func TestOffersAreRevokedByName(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	w.mustSync(sponsor.Completed)
-	w.expectStates(map[sponsor.State]int{sponsor.Sent: 3})
+	w.expectStates(states{sponsor.Sent: 3})
 	w.expectGood()
 }
 
 func TestAnOfferThatWasNeverSentIsRevokedAtOnce(t *testing.T) {
-	w := connected(t)
-	w.offer(2)
-	w.must(w.RevokeOffer(t.Context(), w.org, w.own(1).ID))
-	w.expectStates(map[sponsor.State]int{sponsor.Pending: 1})
+	w := offering(t, 2)
+	w.Must(w.RevokeOffer(t.Context(), w.Org, w.own(1).ID))
+	w.expectStates(states{sponsor.Pending: 1})
 	w.mustSync(sponsor.Completed)
 	w.expectCloud(1, 1)
 }
 
 func TestConnections(t *testing.T) {
 	w := newWorld(t)
-	c := w.connect()
-	if c.Organization != w.org || c.CloudOrganization != w.cloudOrg || c.KeyEnd != w.key[26:] || c.KeyRevision != 1 || !c.Probe.Good() || !c.Enabled {
+	c := w.Connect()
+	if c.Organization != w.Org || c.CloudOrganization != w.Cloud.OrgID || c.KeyEnd != w.Cloud.Key[26:] || c.KeyRevision != 1 || !c.Probe.Good() || !c.Enabled {
 		t.Errorf("%+v", c)
 	}
-	_, err := w.CreateConnection(t.Context(), sponsor.Connect{Organization: w.org, Enabled: true, Key: config.Secret(w.key)})
+	_, err := w.save()
 	if problem, ok := machine.AsProblem(err); !ok || !strings.HasPrefix(problem.Message, "The requested organization already has a connection of type CloudBillingSync.") {
 		t.Errorf("%v", err)
 	}
-	again, err := w.UpdateConnection(t.Context(), sponsor.Connect{Organization: w.org, Enabled: true, Key: config.Secret(w.key)})
+	again, err := w.paste(w.Cloud.Key)
 	if err != nil || again.KeyRevision != 1 || again.KeyFingerprint != c.KeyFingerprint {
 		t.Errorf("the same key: %+v %v", again, err)
 	}
 	for _, key := range []string{"a key", "ключ", strings.Repeat("k", 200)} {
-		_, err := w.UpdateConnection(t.Context(), sponsor.Connect{Organization: w.org, Enabled: true, Key: config.Secret(key)})
+		_, err := w.paste(key)
 		if key != "ключ" && fault.Of(err) != fault.Invalid || err == nil {
 			t.Errorf("%q: %v", key, err)
 		}
 	}
 	// While a run has the lease the key is kept and not tried.
-	w.offer(1)
-	fresh, err := w.emu.RotateKey(w.cloudOrg)
-	w.must(err)
+	w.MakeOffers(1)
+	fresh, err := w.Cloud.RotateKey(w.Cloud.OrgID)
+	w.Must(err)
 	w.tap.set(func() {
 		w.tap.set(nil, nil)
-		c, err := w.another().UpdateConnection(t.Context(), sponsor.Connect{Organization: w.org, Enabled: true, Key: config.Secret(fresh)})
+		c, err := w.NewProcess().UpdateConnection(t.Context(), sponsor.Connect{Organization: w.Org, Enabled: true, Key: config.Secret(fresh)})
 		if err != nil || c.Probe.Good() || c.Probe.At != nil || c.KeyRevision != 2 {
 			t.Errorf("during a run: %+v %v", c, err)
 		}
 	}, nil)
 	w.mustFail("key_invalid")
 	// What was refused is the key before.
-	status, err := w.Status(t.Context(), w.org)
-	if err != nil || status.KeyRefused {
-		t.Errorf("%+v %v", status, err)
+	if status := w.status(); status.KeyRefused {
+		t.Errorf("%+v", status)
 	}
-	probed, err := w.ProbeConnection(t.Context(), w.org)
+	probed, err := w.ProbeConnection(t.Context(), w.Org)
 	if err != nil || !probed.Probe.Good() {
 		t.Errorf("%+v %v", probed, err)
 	}
 	n := 0
 	for c, err := range w.Connections(t.Context()) {
-		if n++; err != nil || c.Organization != w.org {
+		if n++; err != nil || c.Organization != w.Org {
 			t.Errorf("%+v %v", c, err)
 		}
 	}
-	w.must(w.RemoveConnection(t.Context(), w.org))
+	w.Must(w.RemoveConnection(t.Context(), w.Org))
 	for what, err := range map[string]error{
-		"removed again": w.RemoveConnection(t.Context(), w.org),
-		"read":          func() error { _, err := w.Connection(t.Context(), w.org); return err }(),
-		"probed":        func() error { _, err := w.ProbeConnection(t.Context(), w.org); return err }(),
+		"removed again": w.RemoveConnection(t.Context(), w.Org),
+		"read":          func() error { _, err := w.Connection(t.Context(), w.Org); return err }(),
+		"probed":        func() error { _, err := w.ProbeConnection(t.Context(), w.Org); return err }(),
 		"of no GUID":    func() error { _, err := w.Connection(t.Context(), "x"); return err }(),
 	} {
 		if fault.Of(err) != fault.NotFound {
@@ -281,13 +268,13 @@ func TestConnections(t *testing.T) {
 
 func TestAProbeWithoutAnAnswerIsQuietTimeForARun(t *testing.T) {
 	w := newWorld(t)
-	w.fault(syncFault(emulator.Fault{Action: emulator.Hang, Milliseconds: 100_000, Times: 1}))
-	c, err := w.CreateConnection(t.Context(), sponsor.Connect{Organization: w.org, Enabled: true, Key: config.Secret(w.key)})
+	w.faultSyncs(emulator.Fault{Action: emulator.Hang, Milliseconds: 100_000, Times: 1})
+	c, err := w.save()
 	if err != nil || c.Probe.Code != "timeout" {
 		t.Fatalf("%+v %v", c, err)
 	}
 	// Nor is the key tried anew before that.
-	if c, err := w.ProbeConnection(t.Context(), w.org); err != nil || c.Probe.At != nil || len(w.posts(true)) != 1 {
+	if c, err := w.ProbeConnection(t.Context(), w.Org); err != nil || c.Probe.At != nil || len(w.posts(true)) != 1 {
 		t.Errorf("%+v %v", c, err)
 	}
 	w.mustSync(sponsor.Completed)
@@ -299,9 +286,9 @@ func TestAProbeWithoutAnAnswerIsQuietTimeForARun(t *testing.T) {
 
 func TestMetricsOfARun(t *testing.T) {
 	w := connected(t)
-	w.restart()
-	w.offer(3)
-	w.fault(syncFault(emulator.Fault{Action: emulator.DropItems, When: emulator.Before, Keys: []string{member(2)}, Times: 1}))
+	w.Restart()
+	w.MakeOffers(3)
+	w.faultSyncs(emulator.Fault{Action: emulator.DropItems, When: emulator.Before, Keys: []string{cloudtest.Member(2)}, Times: 1})
 	w.mustSync(sponsor.CompletedWithWarnings)
 	for _, want := range []struct {
 		name, label, value string
@@ -315,34 +302,33 @@ func TestMetricsOfARun(t *testing.T) {
 			t.Errorf("%s{%s=%s} is %v, not %v", want.name, want.label, want.value, got, want.sum)
 		}
 	}
-	w.clock.pass(time.Hour)
-	w.fault(syncFault(emulator.Fault{Action: emulator.Status, Status: 403}))
+	w.Clock.Pass(time.Hour)
+	w.faultSyncs(emulator.Fault{Action: emulator.Status, Status: 403})
 	w.mustFail("forbidden_scope")
 	for name, least := range map[string]float64{sponsor.MetricPending: 1, sponsor.MetricOldestPending: 3600, sponsor.MetricSuccessAge: 3600} {
 		if got, ok := w.metrics.last(name); !ok || got < least || got > least+60 {
 			t.Errorf("%s is %v", name, got)
 		}
 	}
-	status, err := w.Status(t.Context(), w.org)
-	if err != nil || status.Pending != 1 || status.ErrorCode != "forbidden_scope" || status.LastSponsorshipSync == nil || status.Failures != 0 {
-		t.Errorf("%+v %v", status, err)
+	status := w.status()
+	if status.Pending != 1 || status.ErrorCode != "forbidden_scope" || status.LastSponsorshipSync == nil || status.Failures != 0 {
+		t.Errorf("%+v", status)
 	}
-	last, err := w.LastSync(t.Context(), w.org)
+	last, err := w.LastSync(t.Context(), w.Org)
 	if err != nil || last == nil || !last.Equal(*w.own(1).LastSync) {
 		t.Errorf("%v %v", last, err)
 	}
 }
 
 func TestWhatIsKnownOfABatchThatIsGivenUpIsNotLost(t *testing.T) {
-	w := connected(t, batchOf(200))
-	w.offer(200)
+	w := offering(t, 200, cloudtest.BatchOf(200))
 	// More bad ones than a run looks for.
 	for _, attempt := range []bool{true, false} {
 		var rules []emulator.Fault
 		for n := 10; n <= 200; n += 20 {
-			rules = append(rules, syncFault(emulator.Fault{Match: emulator.Match{Batch: &emulator.BatchMatch{Key: member(n)}}, Action: emulator.Status, Status: 500}))
+			rules = append(rules, emulator.Fault{Match: withOffer(n), Action: emulator.Status, Status: 500})
 		}
-		w.fault(rules...)
+		w.faultSyncs(rules...)
 		run, err := w.sync()
 		if attempt && (codeOf(err) != "cloud_error" || run.Counts.Requests < 100 || run.Counts.Requests > 110) {
 			t.Fatalf("%+v %v", run, err)
@@ -357,6 +343,6 @@ func TestWhatIsKnownOfABatchThatIsGivenUpIsNotLost(t *testing.T) {
 			t.Errorf("%+v %v", run, err)
 		}
 	}
-	w.expectStates(map[sponsor.State]int{sponsor.Sent: 190, sponsor.Pending: 10})
+	w.expectStates(states{sponsor.Sent: 190, sponsor.Pending: 10})
 	w.expectGood()
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	emulator "github.com/latchkey-fn/latchkey/local/cloud"
+	"github.com/latchkey-fn/latchkey/local/cloud/cloudtest"
 	"github.com/latchkey-fn/latchkey/shared/sponsor"
 )
 
@@ -31,36 +32,36 @@ func TestT63OffersConvergeWhateverFailsAfterTheCommit(t *testing.T) {
 func converge(t *testing.T, seed uint64, offers int) {
 	random := rand.New(rand.NewPCG(seed, 63))
 	batch := max(20, offers/40) // so that some twenty batches or more can fail
-	w := connected(t, batchOf(batch), limited, func(_ *world, c *emulator.Config) { c.Seed = seed })
-	w.offer(offers / 10)
+	w := connected(t, cloudtest.BatchOf(batch), limited, seeded(seed))
+	w.MakeOffers(offers / 10)
 	rows := make([]sponsor.LegacyOffer, 0, offers)
 	for n := offers/10 + 1; n <= offers; n++ {
 		// Taking rows over is the quicker way to have many.
-		rows = append(rows, sponsor.LegacyOffer{ID: member(n), OrganizationUserID: member(n), Email: address(n), FriendlyName: fmt.Sprintf("Family %d", n)})
+		rows = append(rows, sponsor.LegacyOffer{ID: cloudtest.Member(n), OrganizationUserID: cloudtest.Member(n), Email: cloudtest.Address(n), FriendlyName: fmt.Sprintf("Family %d", n)})
 	}
-	if done, err := w.Import(t.Context(), w.org, rows); err != nil || done.Taken != len(rows) {
+	if done, err := w.Import(t.Context(), w.Org, rows); err != nil || done.Taken != len(rows) {
 		t.Fatalf("%+v %v", done, err)
 	}
 	// Creations meet failures, too.
 	w.disturb(random)
-	w.settle(t)
+	w.settle()
 	revoked := map[int]bool{}
 	for len(revoked) < offers/20 {
 		n := 1 + random.IntN(offers)
 		if !revoked[n] {
 			revoked[n] = true
 			if random.IntN(10) == 0 {
-				w.must(w.emu.Redeem(w.cloudOrg, member(n), time.Time{}))
+				w.redeem(n, time.Time{})
 			}
 			w.revoke(n)
 		}
 	}
 	w.disturb(random)
-	w.settle(t)
+	w.settle()
 	w.fault()
-	before, mails := w.expectSame(t), len(w.emu.Mails())
+	before, mails := w.expectSame(), len(w.Cloud.Mails())
 	w.mustSync(sponsor.Completed)
-	if after := w.expectSame(t); after != before || len(w.emu.Mails()) != mails {
+	if after := w.expectSame(); after != before || len(w.Cloud.Mails()) != mails {
 		t.Error("a clean run changed something")
 	}
 }
@@ -82,34 +83,34 @@ func (w *world) disturb(random *rand.Rand) {
 		if random.IntN(3) == 0 {
 			f.When = emulator.AfterMail
 		}
-		rules = append(rules, syncFault(f))
+		rules = append(rules, f)
 	}
-	w.fault(rules...)
+	w.faultSyncs(rules...)
 }
 
 // settle runs until a run succeeds.
-func (w *world) settle(t *testing.T) {
-	t.Helper()
+func (w *world) settle() {
+	w.Helper()
 	for range 20 {
 		if run, err := w.sync(); err == nil && run.Status.Finished() {
 			return
 		}
 	}
-	t.Fatal("no run succeeds")
+	w.Fatal("no run succeeds")
 }
 
 // expectSame compares all offers with all rows, and gives what of them a clean
 // run must not change.
-func (w *world) expectSame(t *testing.T) string {
-	t.Helper()
-	rows := w.emu.Sponsorships(w.cloudOrg)
+func (w *world) expectSame() string {
+	w.Helper()
+	rows := w.Cloud.Rows()
 	byKey := make(map[string]emulator.Sponsorship, len(rows))
 	for _, row := range rows {
 		byKey[row.OfferKey] = row
 	}
 	here := w.all()
 	if len(byKey) != len(rows) || len(here) != len(rows) {
-		t.Fatalf("%d offers, %d rows, %d keys", len(here), len(rows), len(byKey))
+		w.Fatalf("%d offers, %d rows, %d keys", len(here), len(rows), len(byKey))
 	}
 	var shape strings.Builder
 	for _, o := range here {
@@ -124,16 +125,16 @@ func (w *world) expectSame(t *testing.T) string {
 			want = sponsor.Active
 		}
 		if !known || o.State != want || o.LastSync == nil || row.LastSyncDate.Sub(*o.LastSync).Abs() > time.Microsecond {
-			t.Fatalf("%+v\nbeside\n%+v", o, row)
+			w.Fatalf("%+v\nbeside\n%+v", o, row)
 		}
 	}
-	for of, n := range w.emu.MailCounts() {
+	for of, n := range w.Cloud.MailCounts() {
 		if n > 1 {
-			t.Fatalf("%d mails of %+v", n, of)
+			w.Fatalf("%d mails of %+v", n, of)
 		}
 	}
-	for _, v := range w.emu.Violations() {
-		t.Fatalf("violation: %s", v)
+	for _, v := range w.Cloud.Violations() {
+		w.Fatalf("violation: %s", v)
 	}
 	return shape.String()
 }

@@ -8,26 +8,26 @@ import (
 	"time"
 
 	emulator "github.com/latchkey-fn/latchkey/local/cloud"
-	"github.com/latchkey-fn/latchkey/shared/config"
+	"github.com/latchkey-fn/latchkey/local/cloud/cloudtest"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/sponsor"
 )
 
 func TestT124NoKeyTokenOrAddressIsInLogsMetricsErrorsOrTheStore(t *testing.T) {
-	w := connected(t, batchOf(3))
-	organization, err := w.emu.Organization(w.cloudOrg)
-	w.must(err)
+	w := connected(t, cloudtest.BatchOf(3))
+	organization, err := w.Cloud.Organization(w.Cloud.OrgID)
+	w.Must(err)
 	var seen strings.Builder
 	note := func(what any, err error) {
 		fmt.Fprintf(&seen, "%+v\n%+v\n%v\n", what, err, err)
 	}
-	w.offer(7)
+	w.MakeOffers(7)
 	// The cloud and what stands before it may say anything.
-	echo := fmt.Sprintf(`{"message":"key %s of installation %s and %s is wrong: %s","validationErrors":{"%s":["x"]}}`, w.key, w.installation.Key, organization.LicenseKey, address(2), address(3))
+	echo := fmt.Sprintf(`{"message":"key %s of installation %s and %s is wrong: %s","validationErrors":{"%s":["x"]}}`, w.Cloud.Key, w.Cloud.Installation.Key, organization.LicenseKey, cloudtest.Address(2), cloudtest.Address(3))
 	for _, f := range []emulator.Fault{
 		{Action: emulator.Status, Status: 400, Body: echo}, {Action: emulator.Status, Status: 500, Body: echo}, {Action: emulator.Status, Status: 200, Body: echo},
-		{Action: emulator.Status, Status: 403, Body: echo, Headers: map[string]string{"WWW-Authenticate": "Bearer error=\"" + w.key + "\""}},
-		{Action: emulator.Status, Status: 401, Body: echo, Headers: map[string]string{"WWW-Authenticate": "Bearer error=\"" + w.key + "\""}},
+		{Action: emulator.Status, Status: 403, Body: echo, Headers: map[string]string{"WWW-Authenticate": "Bearer error=\"" + w.Cloud.Key + "\""}},
+		{Action: emulator.Status, Status: 401, Body: echo, Headers: map[string]string{"WWW-Authenticate": "Bearer error=\"" + w.Cloud.Key + "\""}},
 		{Action: emulator.HTML}, {Action: emulator.Close}, {Action: emulator.Truncate, Bytes: 200}, {Action: emulator.Hang, Milliseconds: 70_000},
 	} {
 		w.fault(f)
@@ -36,44 +36,44 @@ func TestT124NoKeyTokenOrAddressIsInLogsMetricsErrorsOrTheStore(t *testing.T) {
 			t.Errorf("%+v is no failure", f)
 		}
 		note(run, err)
-		_, err = w.SyncLicence(t.Context(), w.org)
+		_, err = w.fetch()
 		note(nil, err)
-		_, err = w.UpdateConnection(t.Context(), sponsor.Connect{Organization: w.org, Enabled: true, Key: config.Secret(w.key + "x")})
+		_, err = w.paste(w.Cloud.Key + "x")
 		note(nil, err)
-		w.emu.ExpectToken(w.installation.ID)
-		w.clock.pass(25 * time.Hour)
+		w.Cloud.ExpectToken(w.Cloud.Installation.ID)
+		w.Clock.Pass(25 * time.Hour)
 	}
-	w.fault(syncFault(emulator.Fault{Match: emulator.Match{Batch: &emulator.BatchMatch{Key: member(4)}}, Action: emulator.Status, Status: 500}))
+	w.faultSyncs(emulator.Fault{Match: withOffer(4), Action: emulator.Status, Status: 500})
 	note(w.sync())
 	w.fault()
 	w.revoke(1)
-	if _, err := w.ReissueOffer(t.Context(), sponsor.Reissue{Organization: w.org, ID: w.own(5).ID, Email: "other@home.example", Name: "Somebody else"}); err != nil {
+	if _, err := w.ReissueOffer(t.Context(), sponsor.Reissue{Organization: w.Org, ID: w.own(5).ID, Email: "other@home.example", Name: "Somebody else"}); err != nil {
 		t.Fatal(err)
 	}
 	during := w.dump()
 	note(w.sync())
-	_, err = w.CreateOffer(t.Context(), sponsor.NewOffer{Organization: w.org, By: sponsor.Member{ID: member(9), Confirmed: true}, Email: "not an address@x", Name: "Family 9"})
+	_, err = w.CreateOffer(t.Context(), sponsor.NewOffer{Organization: w.Org, By: sponsor.Member{ID: cloudtest.Member(9), Confirmed: true}, Email: "not an address@x", Name: "Family 9"})
 	if fault.Of(err) != fault.Invalid {
 		t.Errorf("%v", err)
 	}
 	note(nil, err)
-	taken := w.offerOf(9)
+	taken := w.NewOffer(9)
 	taken.Name = "family 2"
 	_, err = w.CreateOffer(t.Context(), taken)
 	if fault.Of(err) != fault.Conflict {
 		t.Errorf("%v", err)
 	}
 	note(nil, err)
-	_, err = w.Tick(t.Context(), sponsor.Tick{At: w.clock.Now(), ID: "a tick"})
+	_, err = w.Tick(t.Context(), sponsor.Tick{At: w.Clock.Now(), ID: "a tick"})
 	note(nil, err)
-	note(w.Connection(t.Context(), w.org))
-	note(w.Status(t.Context(), w.org))
+	note(w.Connection(t.Context(), w.Org))
+	note(w.Status(t.Context(), w.Org))
 	note(w.Health(t.Context()))
-	note(w.Runs(t.Context(), w.org, 100))
-	sponsor.LogMetrics{Logger: w.logger()}.Record(t.Context(), w.metrics.list[0])
+	note(w.Runs(t.Context(), w.Org, 100))
+	sponsor.LogMetrics{Logger: w.Config.Logger}.Record(t.Context(), w.metrics.list[0])
 
 	secrets := map[string]string{
-		"the billing sync key": w.key, "the installation's key": w.installation.Key, "the licence key": organization.LicenseKey,
+		"the billing sync key": w.Cloud.Key, "the installation's key": w.Cloud.Installation.Key, "the licence key": organization.LicenseKey,
 		"an address": "@home.example", "a member's address": "@work.example", "a name": "Family ", "a name in small letters": "family ", "another name": "Somebody else",
 	}
 	n := 0
@@ -86,7 +86,7 @@ func TestT124NoKeyTokenOrAddressIsInLogsMetricsErrorsOrTheStore(t *testing.T) {
 		t.Fatalf("%d tokens were seen", n)
 	}
 	places := map[string]string{
-		"the logs": w.logs.String(), "the metrics": fmt.Sprintf("%+v", w.metrics.list), "errors and answers": seen.String(),
+		"the logs": w.Logs.String(), "the metrics": fmt.Sprintf("%+v", w.metrics.list), "errors and answers": seen.String(),
 		"the store": w.dump(), "the store before": during,
 	}
 	for place, text := range places {
