@@ -69,17 +69,17 @@ func (f *Function) answer(w http.ResponseWriter, ctx context.Context, payload []
 	var functionError *Error
 	switch {
 	case errors.As(err, &functionError):
-		f.report(err)
+		f.report("gateway", err)
 		gatewayError(w, http.StatusBadGateway, "Internal Server Error")
 		return
 	case err != nil:
-		f.report(err)
+		f.report("gateway", err)
 		gatewayError(w, http.StatusServiceUnavailable, "Service Unavailable")
 		return
 	}
 	response, body, err := fromAnswer(answer)
 	if err != nil {
-		f.report(err)
+		f.report("gateway", err)
 		gatewayError(w, http.StatusBadGateway, "Internal Server Error")
 		return
 	}
@@ -102,10 +102,10 @@ func (f *Function) answer(w http.ResponseWriter, ctx context.Context, payload []
 }
 
 // report puts a failure among the function's logs, where Lambda's would be.
-func (f *Function) report(err error) {
+func (f *Function) report(what string, err error) {
 	line, marshalErr := json.Marshal(map[string]string{
 		"time": time.Now().UTC().Format(time.RFC3339Nano), "level": "ERROR",
-		"msg": "gateway", "function": f.config.Name, "error": err.Error(),
+		"msg": what, "function": f.config.Name, "error": err.Error(),
 	})
 	if marshalErr == nil { // strings always marshal
 		f.logs.line(append(line, '\n'))

@@ -102,6 +102,8 @@ func rawFunction(ctx context.Context, event map[string]string) (any, error) {
 		panic("all is lost")
 	case "sleep":
 		time.Sleep(time.Hour)
+	case "note":
+		return nil, takeNote(event["file"], event["failures"], invocation.AwsRequestID)
 	case "answer with":
 		return bytes.NewBufferString(event["answer"]), nil
 	case "answer with bytes":
@@ -114,6 +116,25 @@ func rawFunction(ctx context.Context, event map[string]string) (any, error) {
 		"requestId": invocation.AwsRequestID, "arn": invocation.InvokedFunctionArn,
 		"pid": os.Getpid(), "hasDeadline": time.Until(deadline) > 0, "trace": ctx.Value("x-amzn-trace-id"),
 	}, nil
+}
+
+// takeNote writes down an invocation, and fails while there are not more of them
+// than failures.
+func takeNote(path, failures, id string) error {
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(file, "%s %d\n", id, os.Getpid())
+	content, readErr := os.ReadFile(path)
+	wanted, numberErr := strconv.Atoi(failures)
+	if err := errors.Join(err, file.Close(), readErr, numberErr); err != nil {
+		return err
+	}
+	if bytes.Count(content, []byte("\n")) <= wanted {
+		return errors.New("not yet")
+	}
+	return nil
 }
 
 type failingReader struct{}

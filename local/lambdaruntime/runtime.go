@@ -1,6 +1,7 @@
 // Package lambdaruntime runs real Lambda binaries on this machine. It speaks the
 // Lambda Runtime API (2018-06-01) to `bootstrap` processes that it starts, and
-// Handler puts an API Gateway HTTP API in front of them.
+// Handler puts an API Gateway HTTP API in front of them. A Queue invokes them
+// asynchronously.
 //
 // Like Lambda it gives an instance one invocation at a time, starts another
 // instance when all are busy, keeps them for later, ends an instance that
@@ -150,6 +151,11 @@ func check(c *Config) error {
 // function error is an *Error. When ctx ends first, the invocation goes on
 // without its caller, as on Lambda.
 func (f *Function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
+	return f.invoke(ctx, uuid.NewString(), payload)
+}
+
+// invoke is Invoke with the request id that the function gets.
+func (f *Function) invoke(ctx context.Context, id string, payload []byte) ([]byte, error) {
 	if len(payload) > MaxPayload {
 		return nil, fmt.Errorf("%w: invoke %s: the payload has %d bytes, more than %d", fault.Invalid, f.config.Name, len(payload), MaxPayload)
 	}
@@ -160,7 +166,7 @@ func (f *Function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	case <-f.closing:
 		return nil, ErrClosed
 	}
-	call := newInvocation(uuid.NewString(), payload)
+	call := newInvocation(id, payload)
 	if !f.begin() {
 		<-f.slots
 		return nil, ErrClosed

@@ -33,7 +33,7 @@ var (
 	buildLatchkey = program("latchkey", "../latchkey", "0")
 	buildHelper   = program("latchkey-pkcs11", "../../providers/keys/pkcs11/helper", "1")
 	buildLambda   = sync.OnceValue(func() (err error) {
-		for _, function := range []string{"keyconnector", "tokenexchange", "tokenrevoke", "machineaccounts", "secrets"} {
+		for _, function := range []string{"keyconnector", "tokenexchange", "tokenrevoke", "machineaccounts", "secrets", "sponsorships", "billingsync"} {
 			err = errors.Join(err, program("lambda/"+function+"/bootstrap", "../../functions/"+function+"/aws", "0", "-tags", "lambda.norpc")())
 		}
 		return err
