@@ -50,6 +50,7 @@ var groups = []group{
 	{"keys", (*bench).keys},
 	{"machines", (*bench).machines},
 	{"secrets", (*bench).secretLists},
+	{"billing", (*bench).billing},
 }
 
 var errExceeded = errors.New("a budget is exceeded")
@@ -57,7 +58,11 @@ var errExceeded = errors.New("a budget is exceeded")
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
+	start := run
+	if len(os.Args) == 2 && os.Args[1] == emulateCloud {
+		start = func(ctx context.Context, _ []string, out, _ io.Writer) error { return serveBillingCloud(ctx, out) }
+	}
+	if err := start(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)

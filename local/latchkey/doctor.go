@@ -29,9 +29,11 @@ func newDoctor(t *terminal) *cobra.Command {
 		Short: "Check the settings against the real services, line by line",
 		Long: `Check the settings against the real services: whether the store takes and gives
 back a document, whether the key wraps and unwraps, whether the identity
-server's keys can be had. Nothing is changed but one probe document in the
+server's keys can be had; for Billing sync also whether the vendor's cloud gives
+this installation a token and takes it, unless communication with the cloud is
+off: then no byte leaves. Nothing is changed but one probe document in the
 store, which expires after a minute; an empty store and a software key are made
-where there are none, as serve does.`,
+where there are none, as serve does. The cloud is told of no organisation.`,
 		Args: noArguments,
 		RunE: func(c *cobra.Command, _ []string) error { return doctor(c.Context(), t, names) },
 	}
@@ -184,6 +186,9 @@ func examine(ctx context.Context, r *report, names []string) (err error) {
 		}
 		return "the keys that tokens are verified with are there", verifier.Ready(ctx)
 	})
+	if chosen.billingSync != nil {
+		examineBilling(ctx, r, chosen.billingSync.BillingSync.Billing)
+	}
 	return nil
 }
 
