@@ -160,20 +160,29 @@ func (t *Table) Update(change func(*Batch) error) error {
 	return nil
 }
 
-// set stores a document, or removes it where doc is nil.
+// set stores a document, or removes it where doc is nil. A listing that it stays
+// in is left alone: taking it out and in again moves half of that twice.
 func (t *Table) set(at Key, doc *Document) {
-	old, existed := t.documents[at]
-	if existed {
-		t.unlist(listing{at.Collection, byParent, old.Parent}, at.ID)
-		t.unlist(listing{at.Collection, byLookup, old.Lookup}, at.ID)
+	var now Document
+	if doc != nil {
+		now = *doc
 	}
+	old := t.documents[at]
+	t.relist(at, byParent, old.Parent, now.Parent)
+	t.relist(at, byLookup, old.Lookup, now.Lookup)
 	if doc == nil {
 		delete(t.documents, at)
 		return
 	}
-	t.documents[at] = *doc
-	t.list(listing{at.Collection, byParent, doc.Parent}, at.ID)
-	t.list(listing{at.Collection, byLookup, doc.Lookup}, at.ID)
+	t.documents[at] = now
+}
+
+func (t *Table) relist(at Key, by property, old, now string) {
+	if old == now {
+		return
+	}
+	t.unlist(listing{at.Collection, by, old}, at.ID)
+	t.list(listing{at.Collection, by, now}, at.ID)
 }
 
 func (t *Table) list(at listing, id string) {
