@@ -19,13 +19,18 @@ const DesktopOrigin = "bw-desktop-file://bundle"
 // seconds; Chromium keeps it for at most two hours.
 const corsMaxAge = 7200
 
+// Methods are those that the functions' routes have.
+func Methods() []string {
+	return []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete}
+}
+
 // CORS lets the pages of the given origins call, with whatever headers they
 // announce, and read errors as well as answers. Other origins get no CORS
 // headers; their requests are served, as browsers' extensions need.
 func CORS(origins []string, h http.Handler) http.Handler {
 	return cors.New(cors.Options{
 		AllowedOrigins: origins,
-		AllowedMethods: []string{http.MethodGet, http.MethodPost, http.MethodPut},
+		AllowedMethods: Methods(),
 		AllowedHeaders: []string{"*"},
 		ExposedHeaders: []string{RequestIDHeader, "Retry-After"},
 		MaxAge:         corsMaxAge,

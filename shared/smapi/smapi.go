@@ -95,7 +95,7 @@ func (a *API) route(w http.ResponseWriter, r *http.Request) {
 const unrouted = "/"
 
 func (a *API) noRoute(w http.ResponseWriter, r *http.Request) {
-	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut} {
+	for _, method := range httpx.Methods() {
 		probe := r.WithContext(r.Context())
 		probe.Method = method
 		if _, pattern := a.mux.Handler(probe); pattern != unrouted {

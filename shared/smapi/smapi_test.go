@@ -309,7 +309,7 @@ func TestPagesOfTheWebVaultMayCall(t *testing.T) {
 	api := e.api()
 	api.Handle("GET /things", "thing.list", func(smapi.Request) (any, error) { return "list", nil })
 	asks := e.serve(api)
-	for _, method := range []string{"GET", "POST", "PUT"} {
+	for _, method := range []string{"GET", "POST", "PUT", "DELETE"} {
 		for origin, allowed := range map[string]bool{webVault: true, "bw-desktop-file://bundle": true, "https://evil.example.org": false, "null": false} {
 			got := client{e: e, url: asks.url}.do("OPTIONS", "/api/things", "", "Origin", origin,
 				"Access-Control-Request-Method", method, "Access-Control-Request-Headers", "authorization,content-type,device-type")
