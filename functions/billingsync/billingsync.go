@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
+	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/kms"
 	"github.com/latchkey-fn/latchkey/shared/sponsor"
@@ -40,6 +42,9 @@ type Function struct {
 	waiter sponsor.Waiter
 	// aRequest is the time that a run needs to do anything at all.
 	aRequest time.Duration
+	// aProbe is how long the trial of a key takes at the most: a token comes before
+	// it.
+	aProbe time.Duration
 }
 
 // domain is what is used of a sponsor.Sync.
@@ -70,7 +75,7 @@ func New(c Config, p Parts) (*Function, error) {
 }
 
 func newFunction(d domain, c Config, p Parts) *Function {
-	f := &Function{sync: d, logger: p.Logger, now: p.Now, waiter: p.Waiter, aRequest: c.Billing.RequestTimeout + applyTime}
+	f := &Function{sync: d, logger: p.Logger, now: p.Now, waiter: p.Waiter, aRequest: c.Billing.RequestTimeout + sponsor.ApplyTime, aProbe: 2 * c.Billing.RequestTimeout}
 	if f.logger == nil {
 		f.logger = slog.New(slog.DiscardHandler)
 	}
@@ -78,57 +83,70 @@ func newFunction(d domain, c Config, p Parts) *Function {
 		f.now = time.Now
 	}
 	if f.waiter == nil {
-		f.waiter = timers{}
+		f.waiter = sponsor.Timers{}
 	}
 	return f
 }
 
 const (
-	// applyTime is what a run keeps for writing down what a request brought.
-	applyTime = 15 * time.Second
 	// breath is between two tries of what cannot go on yet.
 	breath = time.Second
+	// lookAgain is how long to wait for what somebody else does, before another
+	// look whether it is done.
+	lookAgain = 3 * time.Second
 )
-
-type timers struct{}
-
-func (timers) Wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
 
 // Tick is a call of the scheduler, which may come twice, and late.
 type Tick = sponsor.Tick
 
 // Run does what is due or was begun. Its error joins the runs that failed and
 // what else went wrong, so that the call counts as a failed one. A run that the
-// deadline stops is none of these: the next call goes on with it.
+// deadline stops is none of these: the next call goes on with it. A deadline that
+// no run could send anything before is one.
 func (f *Function) Run(ctx context.Context, tick Tick) error {
+	faults := []error{f.tooShort(ctx)}
 	for {
 		report, err := f.sync.Tick(ctx, tick)
-		if err != nil {
-			return f.ended(ctx, fmt.Errorf("tick %s: %w", tick.ID, err))
+		if err = f.ended(ctx, err); err != nil && !slices.ContainsFunc(faults, func(f error) bool { return f != nil && f.Error() == err.Error() }) {
+			faults = append(faults, err)
 		}
 		if report.Left == 0 || !f.goOn(ctx, report.Next) {
-			return nil
+			break
 		}
 	}
+	if err := errors.Join(faults...); err != nil {
+		return fmt.Errorf("tick %s: %w", tick.ID, err)
+	}
+	return nil
+}
+
+// tooShort is the error of a call that begins with less time than a request needs,
+// and which no other of its kind would get further than.
+func (f *Function) tooShort(ctx context.Context) error {
+	deadline, ok := ctx.Deadline()
+	if !ok || deadline.Sub(f.now()) >= f.aRequest {
+		return nil
+	}
+	return fmt.Errorf("%w: the call has %s, and a run sends nothing with less than %s left: give the function more time",
+		fault.Invalid, deadline.Sub(f.now()).Round(time.Second), f.aRequest)
 }
 
 // Sync does the run that somebody asked for in one organisation, in the same
-// way. Where there is none to do, or somebody else does it, it does nothing.
+// way. Where there is none to do, or somebody else does it, it does nothing. It
+// waits for as long as a key can be on trial, which holds a run up, and which
+// looks like another run.
 func (f *Function) Sync(ctx context.Context, organization string) error {
+	if err := f.tooShort(ctx); err != nil {
+		return fmt.Errorf("organisation %s: %w", organization, err)
+	}
+	patience := f.now().Add(f.aProbe)
 	for {
 		_, err := f.sync.Run(ctx, organization)
 		left, isLeft := errors.AsType[*sponsor.ContinueError](err)
 		_, isBusy := errors.AsType[*sponsor.BusyError](err)
 		switch {
+		case isBusy && f.now().Before(patience) && f.goOn(ctx, f.now().Add(lookAgain)):
+			continue
 		case err == nil, isBusy, errors.Is(err, sponsor.ErrFenced):
 			return nil
 		case !isLeft:
@@ -155,6 +173,9 @@ func (f *Function) goOn(ctx context.Context, next time.Time) bool {
 // ended tells the end of the call's time from a failure: what it stopped is in
 // the store, and goes on with the next call.
 func (f *Function) ended(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
 	if _, failed := sponsor.AsFailure(err); failed || ctx.Err() == nil {
 		return err
 	}

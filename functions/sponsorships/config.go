@@ -2,6 +2,7 @@ package sponsorships
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/latchkey-fn/latchkey/shared/config"
 )
@@ -20,6 +21,10 @@ type Config struct {
 	// SponsorRules make members, who may offer something, in the form of
 	// config.Operators.Rules. "none": administrators alone.
 	SponsorRules []string `env:"SPONSOR_RULES" envDefault:"orguser,orgcustom"`
+	// BillingRules make those who connect the organisation with the cloud, install
+	// its licence, and start a sync, in the form of config.Operators.Rules. In the
+	// original that is the owner alone.
+	BillingRules []string `env:"BILLING_RULES" envDefault:"orgowner"`
 	// Sessions need not be given. Of their PublicURL the path is served, too.
 	Sessions config.Sessions
 	Billing  config.Billing
@@ -48,6 +53,10 @@ func (c *Config) Validate() error {
 	if c.Sessions.PublicURL != "" {
 		faults = append(faults, c.Sessions.Validate())
 	}
-	_, err := config.ParseRules("SPONSOR_RULES", c.SponsorRules)
-	return errors.Join(append(faults, err)...)
+	_, sponsorErr := config.ParseRules("SPONSOR_RULES", c.SponsorRules)
+	billing, billingErr := config.ParseRules("BILLING_RULES", c.BillingRules)
+	if billingErr == nil && len(billing) == 0 {
+		billingErr = fmt.Errorf("%sBILLING_RULES: without a rule nobody could connect an organisation", config.Prefix)
+	}
+	return errors.Join(append(faults, sponsorErr, billingErr)...)
 }

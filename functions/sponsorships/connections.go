@@ -18,9 +18,8 @@ import (
 
 // The official server's texts.
 const (
-	noPermission    = "You do not have permission to %s a connection of type CloudBillingSync."
-	typeIsFixed     = "The connection type cannot be changed."
-	malformedConfig = "Organization Connection configuration malformed"
+	noPermission = "You do not have permission to %s a connection of type CloudBillingSync."
+	typeIsFixed  = "The connection type cannot be changed."
 )
 
 // connectionType is the original's enum of connections.
@@ -67,7 +66,7 @@ func (c *connectionRequest) key() (config.Secret, error) {
 	}
 	if len(c.Config) == 0 || json.Unmarshal(c.Config, &configuration) != nil || configuration == nil {
 		// The error's text could quote the key.
-		return "", machine.Invalid(malformedConfig)
+		return "", machine.Invalid(sponsor.MalformedConfig)
 	}
 	return configuration.BillingSyncKey, nil
 }
@@ -112,29 +111,24 @@ func optional(text string) *string {
 }
 
 func (h *handler) answerConnection(r smapi.Request, c sponsor.Connection) (any, error) {
-	status, err := h.sync.Status(r.Context(), c.Organization)
+	lastLicenseSync, err := h.sync.LastLicenseSync(r.Context(), c.Organization)
 	if err != nil {
 		return nil, err
 	}
 	return connectionAnswer{
 		ID: &c.Organization, Type: cloudBillingSync, OrganizationID: c.Organization, Enabled: c.Enabled, Probe: answerProbe(c.Probe),
-		Config: &connectionConfig{c.KeyEnd, c.CloudOrganization, status.LastLicenseSync},
+		Config: &connectionConfig{c.KeyEnd, c.CloudOrganization, lastLicenseSync},
 	}, nil
 }
 
-// connecting gives the id of an organisation to its administrators, and to
-// everybody else the original's refusal, which does not tell what there is.
-func connecting(r smapi.Request, organization, verb string) (string, error) {
-	refused := machine.Invalid(noPermission, verb)
-	ids, err := smapi.IDs([]string{organization})
-	if err != nil {
-		return "", refused
+// connecting gives the id of an organisation to those of the billing rules, and
+// to everybody else the original's refusal, which does not tell what there is.
+func (h *handler) connecting(r smapi.Request, organization, verb string) (string, error) {
+	id, err := h.owner(r, organization)
+	if fault.Of(err) == fault.NotFound {
+		return "", machine.Invalid(noPermission, verb)
 	}
-	a, err := r.Caller.In(ids[0])
-	if err != nil || !a.IsAdmin() {
-		return "", refused
-	}
-	return ids[0], nil
+	return id, err
 }
 
 func (h *handler) enabled(smapi.Request) (any, error) { return h.communicates, nil }
@@ -144,7 +138,7 @@ func (h *handler) createConnection(r smapi.Request) (string, any, error) {
 	if err := r.Read(&body); err != nil {
 		return "", nil, err
 	}
-	organization, err := connecting(r, body.OrganizationID, "create")
+	organization, err := h.connecting(r, body.OrganizationID, "create")
 	if err != nil {
 		return "", nil, err
 	}
@@ -166,7 +160,7 @@ func (h *handler) createConnection(r smapi.Request) (string, any, error) {
 // putConnection takes the last four characters of the key, which is all that a
 // client was given, for the key that is there.
 func (h *handler) putConnection(r smapi.Request) (string, any, error) {
-	organization, err := connecting(r, r.PathValue("id"), "update")
+	organization, err := h.connecting(r, r.PathValue("id"), "update")
 	if err != nil {
 		return "", nil, err
 	}
@@ -195,12 +189,21 @@ func (h *handler) putConnection(r smapi.Request) (string, any, error) {
 	if err != nil {
 		return "", nil, err
 	}
+	if changed.KeyRevision != before.KeyRevision {
+		h.record(r, "sync-connection.key", organization)
+	}
+	switch {
+	case changed.Enabled && !before.Enabled:
+		h.record(r, "sync-connection.enable", organization)
+	case before.Enabled && !changed.Enabled:
+		h.record(r, "sync-connection.disable", organization)
+	}
 	answer, err := h.answerConnection(r, changed)
 	return organization, answer, err
 }
 
 func (h *handler) deleteConnection(r smapi.Request) (string, any, error) {
-	organization, err := connecting(r, r.PathValue("id"), "remove")
+	organization, err := h.connecting(r, r.PathValue("id"), "remove")
 	if err != nil {
 		return "", nil, err
 	}
@@ -211,7 +214,7 @@ func (h *handler) deleteConnection(r smapi.Request) (string, any, error) {
 func (h *handler) getConnection(typeName string) smapi.Operation {
 	none := connectionAnswer{OrganizationID: uuid.Nil.String()}
 	return func(r smapi.Request) (any, error) {
-		organization, err := connecting(r, r.PathValue("org"), "retrieve")
+		organization, err := h.connecting(r, r.PathValue("org"), "retrieve")
 		if err != nil {
 			return nil, err
 		}

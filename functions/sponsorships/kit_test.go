@@ -25,6 +25,7 @@ import (
 	"github.com/latchkey-fn/latchkey/local/devidentity"
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 	"github.com/latchkey-fn/latchkey/shared/store"
 	"github.com/latchkey-fn/latchkey/shared/store/storetest"
 )
@@ -50,7 +51,7 @@ type house struct {
 	scheduled *billingsync.Function
 	cloud     *cloudtest.Cloud
 	driver    *storetest.Faults
-	logs      *cloudtest.Log
+	logs      *logtest.Log
 	url       string
 	licence   []byte
 	// kickFails has no run begin at once; kicks counts them.
@@ -65,7 +66,7 @@ type house struct {
 // open makes a house without a licence and a connection.
 func open(t testing.TB, change ...func(*sponsorships.Config)) *house {
 	t.Helper()
-	h := &house{TB: t, logs: &cloudtest.Log{}, driver: storetest.NewFaults(store.NewTable()), cloud: cloudtest.NewCloud(t, emulator.Config{})}
+	h := &house{TB: t, logs: &logtest.Log{}, driver: storetest.NewFaults(store.NewTable()), cloud: cloudtest.NewCloud(t, emulator.Config{})}
 	h.licence = h.cloud.Licence(t)
 	certificate := filepath.Join(t.TempDir(), "licensing.pem")
 	if err := os.WriteFile(certificate, emulator.LicenceCertificate(), 0o600); err != nil {
@@ -91,6 +92,7 @@ func open(t testing.TB, change ...func(*sponsorships.Config)) *house {
 			Rules: []string{"orgowner", "orgadmin"}, GroupsClaim: "groups", Scopes: []string{"api"}, Algorithms: []string{"RS256"},
 		},
 		SponsorRules: []string{"orguser", "orgcustom"},
+		BillingRules: []string{"orgowner"},
 		Billing:      h.cloud.Settings(),
 	}
 	h.config.Billing.OfferKeys, h.config.Billing.LicenseTestCertificateFile = config.OfferKeysPerOffer, certificate
@@ -315,12 +317,8 @@ func members(t testing.TB, o object, names ...string) {
 func (h *house) audited() []string {
 	h.Helper()
 	var done []string
-	for line := range strings.Lines(h.logs.String()) {
-		var l object
-		if err := json.Unmarshal([]byte(line), &l); err != nil {
-			h.Fatal(err)
-		}
-		if l["msg"] == "audit" && l["outcome"] == "allowed" {
+	for _, l := range h.logs.Lines(h, "audit") {
+		if l["outcome"] == "allowed" {
 			subject, _ := l["subject"].(string)
 			action, _ := l["action"].(string)
 			if !strings.Contains(action, ".read") && !strings.HasSuffix(action, ".list") {

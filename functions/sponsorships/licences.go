@@ -15,32 +15,21 @@ import (
 // invalidLicence is the original's text for an upload that cannot be read.
 const invalidLicence = "Invalid license"
 
-// licensed gives the organisation of a route of licences to its administrators.
-func licensed(r smapi.Request) (string, error) {
-	a, err := r.Access("id")
-	if err != nil {
-		return "", err
-	}
-	if !a.IsAdmin() {
-		return "", machine.NotFound()
-	}
-	return a.Organization, nil
-}
-
 func (h *handler) syncLicence(r smapi.Request) (string, any, error) {
-	organization, err := licensed(r)
+	organization, err := h.owner(r, r.PathValue("id"))
 	if err != nil {
 		return "", nil, err
 	}
 	if _, err := h.sync.Connection(r.Context(), organization); err != nil {
 		return "", nil, err
 	}
-	_, err = h.sync.SyncLicence(r.Context(), organization)
+	l, err := h.sync.SyncLicence(r.Context(), organization)
+	noteUnchecked(r, l)
 	return organization, nil, err
 }
 
 func (h *handler) uploadLicence(r smapi.Request) (string, any, error) {
-	organization, err := licensed(r)
+	organization, err := h.owner(r, r.PathValue("id"))
 	if err != nil {
 		return "", nil, err
 	}
@@ -48,10 +37,23 @@ func (h *handler) uploadLicence(r smapi.Request) (string, any, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	_, err = h.sync.UploadLicence(r.Context(), sponsor.Upload{
+	l, err := h.sync.UploadLicence(r.Context(), sponsor.Upload{
 		Organization: organization, Document: document, Force: r.URL.Query().Get("force") == "true",
 	})
+	noteUnchecked(r, l)
 	return organization, nil, err
+}
+
+// NoticeHeader says something of an answer whose body is the original's.
+const NoticeHeader = "X-Latchkey-Notice"
+
+const unchecked = "What the organization uses was never told: it was not checked that the license allows it."
+
+// noteUnchecked tells of an installed licence what it was not checked against.
+func noteUnchecked(r smapi.Request, l sponsor.Licence) {
+	if l.Values != nil && l.Used == nil {
+		r.Answer.Set(NoticeHeader, unchecked)
+	}
 }
 
 // readUpload gives the file License of a form. Whatever is wrong with it is told
@@ -86,13 +88,15 @@ type licenceAnswer struct {
 	// UsableUntil is null for one that never expires.
 	UsableUntil *time.Time `json:"usableUntil"`
 	// Problem is why it cannot be used now; null if it can.
-	Problem              *problemAnswer        `json:"problem"`
-	Source               string                `json:"source"`
-	Installed            time.Time             `json:"installedDate"`
-	LastLicenseSync      *time.Time            `json:"lastLicenseSync"`
-	LastLicenseSyncLabel string                `json:"lastLicenseSyncLabel"`
-	HasPrevious          bool                  `json:"hasPrevious"`
-	Check                *sponsor.LicenceCheck `json:"lastCheck"`
+	Problem              *problemAnswer `json:"problem"`
+	Source               string         `json:"source"`
+	Installed            time.Time      `json:"installedDate"`
+	LastLicenseSync      *time.Time     `json:"lastLicenseSync"`
+	LastLicenseSyncLabel string         `json:"lastLicenseSyncLabel"`
+	HasPrevious          bool           `json:"hasPrevious"`
+	Check                *checkAnswer   `json:"lastCheck"`
+	// Usage is what licences are checked against; null where it was never told.
+	Usage *sponsor.Usage `json:"usage"`
 }
 
 // shownLicence hides members of a licence behind those of its own that are left
@@ -119,13 +123,16 @@ func (h *handler) getLicence(r smapi.Request) (any, error) {
 	}
 	answer := licenceAnswer{
 		Object: "installedLicense", OrganizationID: organization, Source: l.Source, Installed: l.Installed,
-		LastLicenseSync: l.LastSync, LastLicenseSyncLabel: sponsor.When(l.LastSync), HasPrevious: l.HasPrevious, Check: l.Check,
+		LastLicenseSync: l.LastSync, LastLicenseSyncLabel: sponsor.When(l.LastSync), HasPrevious: l.HasPrevious, Usage: l.Used,
 	}
 	if l.Values != nil {
 		answer.License = &shownLicence{Licence: l.Values}
 	}
 	if !l.UsableUntil.IsZero() {
 		answer.UsableUntil = &l.UsableUntil
+	}
+	if l.Check != nil {
+		answer.Check = answerCheck(*l.Check)
 	}
 	if p := l.Problem; p != nil {
 		answer.Problem = &problemAnswer{p.Code, p.Message, optional(p.Hint)}
@@ -137,13 +144,23 @@ type checkRequest struct {
 	Apply bool `json:"apply"`
 }
 
+// checkAnswer is a comparison with the cloud's licence.
 type checkAnswer struct {
-	sponsor.LicenceCheck
-	Object string `json:"object"`
+	Object string    `json:"object"`
+	Date   time.Time `json:"date"`
+	// Changed are the names of what differs.
+	Changed []string `json:"changed"`
+	// Code is null unless the check failed.
+	Code    *string `json:"code"`
+	Applied bool    `json:"applied"`
+}
+
+func answerCheck(c sponsor.LicenceCheck) *checkAnswer {
+	return &checkAnswer{"licenseCheck", c.At, append([]string{}, c.Changed...), optional(c.Code), c.Applied}
 }
 
 func (h *handler) checkLicence(r smapi.Request) (string, any, error) {
-	organization, err := h.admin(r)
+	organization, err := h.owner(r, r.PathValue("org"))
 	if err != nil {
 		return "", nil, err
 	}
@@ -155,5 +172,5 @@ func (h *handler) checkLicence(r smapi.Request) (string, any, error) {
 		return "", nil, err
 	}
 	check, err := h.sync.CheckLicence(r.Context(), organization, body.Apply)
-	return organization, checkAnswer{check, "licenseCheck"}, err
+	return organization, answerCheck(check), err
 }

@@ -1,20 +1,20 @@
 package sponsorships
 
 import (
-	"context"
+	"net/http"
+	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
 	"github.com/latchkey-fn/latchkey/shared/sponsor"
 )
 
-// The official server's texts.
-const (
-	toOneself     = "Cannot offer a Families Organization Sponsorship to yourself. Choose a different email."
-	unknownMember = "Unknown Organization User"
-	notSelfHosted = "Only allowed when not self hosted."
-)
+// notSelfHosted is the official server's text.
+const notSelfHosted = "Only allowed when not self hosted."
 
 // cloudOnly is a route of the vendor's cloud.
 func cloudOnly(smapi.Request) (any, error) { return nil, machine.Invalid(notSelfHosted) }
@@ -33,7 +33,7 @@ type offerRequest struct {
 func (h *handler) createOffer(r smapi.Request) (string, any, error) {
 	a, err := r.Access("org")
 	if err != nil {
-		return "", nil, machine.Invalid(toOneself) // the original's word to strangers, too
+		return "", nil, machine.Invalid(sponsor.ToOneself) // the original's word to strangers, too
 	}
 	var body offerRequest
 	if err := r.Read(&body); err != nil {
@@ -47,15 +47,33 @@ func (h *handler) createOffer(r smapi.Request) (string, any, error) {
 		AdminInitiated: body.AdminInitiated,
 		By:             sponsor.Member{ID: a.Subject(), Email: a.Email(), Confirmed: true, Manager: a.IsAdmin()},
 	})
-	return made.ID, nil, err
+	if err != nil || !preferred(r.Header, "return=representation") {
+		return made.ID, nil, err // the original's answer is empty
+	}
+	r.Answer.Set("Preference-Applied", "return=representation")
+	return made.ID, answerOffer(made), nil
+}
+
+// preferred tells whether a request has a preference (RFC 7240, section 2).
+func preferred(header http.Header, preference string) bool {
+	for _, line := range header.Values("Prefer") {
+		for one := range strings.SplitSeq(line, ",") {
+			one, _, _ = strings.Cut(one, ";")
+			if strings.EqualFold(strings.TrimSpace(one), preference) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (h *handler) revokeOwn(r smapi.Request) (string, any, error) {
 	a, err := r.Access("org")
 	if err != nil {
-		return "", nil, machine.Invalid(unknownMember)
+		return "", nil, machine.Invalid(sponsor.UnknownMember)
 	}
-	return a.Subject(), nil, h.sync.RevokeOwn(r.Context(), a.Organization, a.Subject())
+	id, err := h.sync.RevokeOwn(r.Context(), a.Organization, a.Subject())
+	return id, nil, err
 }
 
 func (h *handler) revokeNamed(r smapi.Request) (string, any, error) {
@@ -63,7 +81,8 @@ func (h *handler) revokeNamed(r smapi.Request) (string, any, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	return organization, nil, h.sync.RevokeNamed(r.Context(), organization, friendlyName(r.Context()))
+	id, err := h.sync.RevokeNamed(r.Context(), organization, friendlyName(r.Context()))
+	return id, nil, err
 }
 
 // sponsoredAnswer is an offer in the original's form.
@@ -94,27 +113,15 @@ func (h *handler) listSponsored(r smapi.Request) (any, error) {
 		return nil, err
 	}
 	all := smapi.NewList([]sponsoredAnswer(nil))
-	err = h.eachOffer(r.Context(), organization, func(o sponsor.Offer) bool {
+	for o, err := range h.sync.Offers(r.Context(), organization, "") {
+		if err != nil {
+			return nil, err
+		}
 		if o.AdminInitiated {
 			all.Data = append(all.Data, answerSponsored(o))
 		}
-		return true
-	})
-	return all, err
-}
-
-// eachOffer walks an organisation's offers, in the order of their ids, for as
-// long as see wants more.
-func (h *handler) eachOffer(ctx context.Context, organization string, see func(sponsor.Offer) bool) error {
-	for o, err := range h.sync.Offers(ctx, organization) {
-		if err != nil {
-			return err
-		}
-		if !see(o) {
-			break
-		}
 	}
-	return nil
+	return all, nil
 }
 
 // offerAnswer adds to the original's form how the offer is, in its words and in
@@ -168,21 +175,32 @@ func (h *handler) listOffers(r smapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	after := r.URL.Query().Get("continuationToken")
 	page := smapi.NewList([]offerAnswer(nil))
-	err = h.eachOffer(r.Context(), a.Organization, func(o sponsor.Offer) bool {
-		if o.ID <= after || !mayRevoke(a, o) {
-			return true
+	if !a.IsAdmin() {
+		own, err := h.sync.OwnOffer(r.Context(), a.Organization, a.Subject())
+		if err == nil {
+			page.Data = append(page.Data, answerOffer(own))
+		} else if fault.Of(err) != fault.NotFound {
+			return nil, err
+		}
+		return page, nil
+	}
+	after := r.URL.Query().Get("continuationToken")
+	if after != "" && uuid.Validate(after) != nil {
+		return nil, machine.Invalid("The continuationToken of the query is not one of an answer.")
+	}
+	for o, err := range h.sync.Offers(r.Context(), a.Organization, after) {
+		if err != nil {
+			return nil, err
 		}
 		if len(page.Data) == maxOffers {
 			last := page.Data[maxOffers-1].ID
 			page.ContinuationToken = &last
-			return false
+			break
 		}
 		page.Data = append(page.Data, answerOffer(o))
-		return true
-	})
-	return page, err
+	}
+	return page, nil
 }
 
 // mayRevoke tells whether an offer is the caller's business.

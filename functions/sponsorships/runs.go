@@ -17,7 +17,7 @@ type lastSyncAnswer struct {
 
 // syncStatus is the original's.
 func (h *handler) syncStatus(r smapi.Request) (any, error) {
-	organization, err := h.admin(r)
+	organization, err := h.owner(r, r.PathValue("org"))
 	if err != nil {
 		return nil, err
 	}
@@ -41,14 +41,17 @@ type statusOfSync struct {
 	NextDue                  *time.Time       `json:"nextDue"`
 	Failures                 int              `json:"failures"`
 	ErrorCode                *string          `json:"errorCode"`
-	LastRun                  *sponsor.Run     `json:"lastRun"`
-	CurrentRun               *sponsor.Run     `json:"currentRun"`
+	LastRun                  *runAnswer       `json:"lastRun"`
+	CurrentRun               *runAnswer       `json:"currentRun"`
 	KeyRefused               bool             `json:"keyRefused"`
 	BlockedUntil             *time.Time       `json:"blockedUntil"`
 	OverdueDays              int              `json:"overdueDays"`
 	PendingOffers            int              `json:"pendingOffers"`
 	OldestPending            *time.Time       `json:"oldestPending"`
-	ClockSkewSeconds         *float64         `json:"clockSkewSeconds"`
+	// Somebody has to look at these.
+	QuarantinedOffers   int      `json:"quarantinedOffers"`
+	MailUncertainOffers int      `json:"mailUncertainOffers"`
+	ClockSkewSeconds    *float64 `json:"clockSkewSeconds"`
 }
 
 type connectionState struct {
@@ -78,6 +81,7 @@ func (h *handler) status(r smapi.Request) (any, error) {
 		LastLicenseSync: s.LastLicenseSync, LastLicenseSyncLabel: sponsor.When(s.LastLicenseSync),
 		LastAttempt: s.LastAttempt, Failures: s.Failures, ErrorCode: optional(s.ErrorCode), KeyRefused: s.KeyRefused,
 		BlockedUntil: s.Blocked, OverdueDays: s.Overdue, PendingOffers: s.Pending, OldestPending: s.OldestPending,
+		QuarantinedOffers: s.Quarantined, MailUncertainOffers: s.MailUncertain,
 	}
 	if !s.NextDue.IsZero() {
 		answer.NextDue = &s.NextDue
@@ -100,7 +104,7 @@ func (h *handler) status(r smapi.Request) (any, error) {
 
 // run gives a run that a status names; nil where it names none, or one that is
 // forgotten by now.
-func (h *handler) run(ctx context.Context, organization, id string) (*sponsor.Run, error) {
+func (h *handler) run(ctx context.Context, organization, id string) (*runAnswer, error) {
 	if id == "" {
 		return nil, nil
 	}
@@ -108,19 +112,76 @@ func (h *handler) run(ctx context.Context, organization, id string) (*sponsor.Ru
 	if _, gone := machine.AsProblem(err); gone {
 		return nil, nil
 	}
-	return &run, err
+	if err != nil {
+		return nil, err
+	}
+	answer := answerRun(run)
+	return &answer, nil
 }
 
 type runAnswer struct {
-	sponsor.Run
-	Object string `json:"object"`
+	Object         string     `json:"object"`
+	ID             string     `json:"id"`
+	OrganizationID string     `json:"organizationId"`
+	Trigger        string     `json:"trigger"`
+	Status         string     `json:"status"`
+	Requested      time.Time  `json:"requestedDate"`
+	Started        *time.Time `json:"startedDate"`
+	Finished       *time.Time `json:"finishedDate"`
+	Phase          string     `json:"phase"`
+	// Batch is the number of the last one that the run is through with.
+	Batch int `json:"batch"`
+	// Try is null where nothing is being sent.
+	Try *tryAnswer `json:"try"`
+	// WaitingUntil is null where the run does not wait.
+	WaitingUntil *time.Time  `json:"waitingUntil"`
+	Counts       countAnswer `json:"counts"`
+	// The next three are null unless it failed.
+	ErrorCode *string `json:"errorCode"`
+	Message   *string `json:"message"`
+	Hint      *string `json:"hint"`
 }
 
-func answerRun(r sponsor.Run) runAnswer { return runAnswer{r, "billingSyncRun"} }
+type tryAnswer struct {
+	Number int `json:"number"`
+	Of     int `json:"of"`
+	// LastCode is what the try before failed with; null if none has.
+	LastCode *string `json:"lastCode"`
+}
+
+// countAnswer has the members of a sponsor.Counts.
+type countAnswer struct {
+	Batches       int `json:"batches"`
+	Requests      int `json:"requests"`
+	Retries       int `json:"retries"`
+	Sent          int `json:"sent"`
+	Refreshed     int `json:"refreshed"`
+	Removed       int `json:"removed"`
+	Kept          int `json:"kept"`
+	NotAccepted   int `json:"notAccepted"`
+	Quarantined   int `json:"quarantined"`
+	Anomalies     int `json:"anomalies"`
+	MailUncertain int `json:"mailUncertain"`
+}
+
+func answerRun(r sponsor.Run) runAnswer {
+	answer := runAnswer{
+		Object: "billingSyncRun", ID: r.ID, OrganizationID: r.Organization, Trigger: string(r.Trigger), Status: string(r.Status),
+		Requested: r.Requested, Started: r.Started, Finished: r.Finished, Phase: string(r.Phase), Batch: r.Batch,
+		Counts: countAnswer(r.Counts), ErrorCode: optional(r.ErrorCode), Message: optional(r.Message), Hint: optional(r.Hint),
+	}
+	if r.Try != nil {
+		answer.Try = &tryAnswer{r.Try.Number, r.Try.Of, optional(r.Try.LastCode)}
+	}
+	if !r.NotBefore.IsZero() {
+		answer.WaitingUntil = &r.NotBefore
+	}
+	return answer
+}
 
 // trigger asks for a run and does not wait for it.
 func (h *handler) trigger(r smapi.Request) (string, any, error) {
-	organization, err := h.admin(r)
+	organization, err := h.owner(r, r.PathValue("org"))
 	if err != nil {
 		return "", nil, err
 	}

@@ -3,8 +3,9 @@
 // the organisation's licence. It speaks Bitwarden's API of a self-hosted server,
 // so that the web vault works, with some members and routes added.
 //
-// It is for people: an organisation's administrators, and its members for what
-// they themselves offer. The billing sync key is taken and never given back.
+// It is for people: an organisation's owners for the connection, the licence and
+// a sync by hand, its administrators for offers, and its members for what they
+// themselves offer. The billing sync key is taken and never given back.
 package sponsorships
 
 import (
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/audit"
+	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/httpx"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/kms"
@@ -81,7 +83,12 @@ func New(c Config, p Parts) (*Function, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &handler{sync: domain, audit: audit.New(p.Logger), kick: p.Kick, communicates: settings.CloudCommunication}
+	operators.Rules, operators.MemberRules = c.BillingRules, nil
+	owners, err := smapi.NewAuthenticator(smapi.CallersConfig{Identity: c.Identity, Operators: operators, Logger: p.Logger, Now: p.Now})
+	if err != nil {
+		return nil, err
+	}
+	h := &handler{sync: domain, audit: audit.New(p.Logger), owners: owners, kick: p.Kick, communicates: settings.CloudCommunication}
 	api := smapi.New(smapi.Config{
 		Function: "sponsorships", Service: "Billing sync", Callers: callers, Logger: p.Logger,
 		Path: c.Sessions.Path(), Origins: c.WebVaultOrigins, Timeout: c.RequestTimeout, MaxBody: maxBody,
@@ -89,7 +96,8 @@ func New(c Config, p Parts) (*Function, error) {
 	for _, r := range h.routes() {
 		api.Handle(r.pattern, r.action, h.operation(r))
 	}
-	return &Function{Handler: hideNames(api), Routes: api.Routes}, nil
+	open := newOpen(h, c.Sessions.Path(), httpx.Options{Function: "sponsorships", Logger: p.Logger, Timeout: c.RequestTimeout, MaxBody: maxBody})
+	return &Function{Handler: open.before(hideNames(api)), Routes: append(api.Routes, open.routes()...)}, nil
 }
 
 // cloudTime bounds a request to the cloud so that a token, what it is for, and
@@ -99,7 +107,9 @@ func cloudTime(ours time.Duration) time.Duration { return max((ours-ours/5)/2, t
 type handler struct {
 	sync  *sponsor.Sync
 	audit audit.Log
-	kick  func(context.Context, string) error
+	// owners are those of the billing rules: to it administrators are nobody else.
+	owners smapi.Authenticator
+	kick   func(context.Context, string) error
 	// communicates: requests to the cloud are allowed at all.
 	communicates bool
 }
@@ -143,11 +153,14 @@ func (h *handler) routes() []route {
 		{"GET /organizations/{org}/billing-sync/runs", "billing-sync.read-runs", h.listRuns, nil},
 		{"GET /organizations/{org}/billing-sync/runs/{id}", "billing-sync.read-runs", h.getRun, nil},
 		{"GET /organizations/{org}/billing-sync/offers", "offer.list", h.listOffers, nil},
+		{"POST /organizations/{org}/billing-sync/offers/import", "offer.import", nil, h.importOffers},
 		{"POST /organizations/{org}/billing-sync/offers/{id}/revoke", "offer.revoke", nil, h.revokeOffer},
 		{"POST /organizations/{org}/billing-sync/offers/{id}/reissue", "offer.reissue", nil, h.reissueOffer},
 		{"POST /organizations/{org}/billing-sync/members/{id}/removed", "offer.revoke-of-member", nil, h.memberRemoved},
 		{"GET /organizations/{org}/billing-sync/license", "license.read", h.getLicence, nil},
 		{"POST /organizations/{org}/billing-sync/license/check", "license.check", nil, h.checkLicence},
+		{"GET /organizations/{org}/billing-sync/usage", "license-usage.read", h.getUsage, nil},
+		{"PUT /organizations/{org}/billing-sync/usage", "license-usage.edit", nil, h.putUsage},
 	}
 	// The type is not one of the path's variables: the mux could not tell
 	// /organizations/connections/{org}/{type} from /organizations/{org}/billing-sync/runs.
@@ -165,12 +178,9 @@ func (h *handler) operation(of route) smapi.Operation {
 			answer, err = of.read(r)
 		} else {
 			var subject string
-			if subject, answer, err = of.change(r); err == nil {
-				h.audit.Record(r.Context(), audit.Event{
-					Action: of.action, Outcome: audit.Allowed, Actor: r.Caller.Actor(), Subject: subject,
-					RequestID: r.Caller.RequestID, Address: r.Caller.Address,
-				})
-				r.Caller.Recorded.Store(true) // this event is in the place of the request's
+			// What has recorded itself has told more than the route's action.
+			if subject, answer, err = of.change(r); err == nil && !r.Caller.Recorded.Load() {
+				h.record(r, of.action, subject)
 			}
 		}
 		if f, ok := sponsor.AsFailure(err); ok {
@@ -184,6 +194,16 @@ func (h *handler) operation(of route) smapi.Operation {
 	}
 }
 
+// record tells the audit log of a change. The event is in the place of the
+// request's.
+func (h *handler) record(r smapi.Request, action, subject string) {
+	h.audit.Record(r.Context(), audit.Event{
+		Action: action, Outcome: audit.Allowed, Actor: r.Caller.Actor(), Subject: subject,
+		RequestID: r.Caller.RequestID, Address: r.Caller.Address,
+	})
+	r.Caller.Recorded.Store(true)
+}
+
 // admin gives the organisation that the path names, to its administrators.
 func (h *handler) admin(r smapi.Request) (string, error) {
 	a, err := r.Access("org")
@@ -194,6 +214,31 @@ func (h *handler) admin(r smapi.Request) (string, error) {
 		return "", machine.NotFound()
 	}
 	return a.Organization, nil
+}
+
+// codeRight is in CodeHeader where an administrator may not do what the billing
+// rules reserve.
+const codeRight = "billing_right_missing"
+
+// owner gives the organisation of an id to those of the billing rules. To all
+// others it does not exist, of whom administrators are told the reason.
+func (h *handler) owner(r smapi.Request, id string) (string, error) {
+	ids, err := smapi.IDs([]string{id})
+	if err != nil {
+		return "", machine.NotFound()
+	}
+	caller, err := h.owners.Authenticate(r.Request)
+	if err != nil {
+		return "", err
+	}
+	if a, err := caller.In(ids[0]); err == nil && a.IsAdmin() {
+		return ids[0], nil
+	}
+	if a, err := r.Caller.In(ids[0]); err != nil || !a.IsAdmin() {
+		return "", machine.NotFound()
+	}
+	r.Answer.Set(CodeHeader, codeRight)
+	return "", machine.Hidden("This is for those of %sBILLING_RULES: the owners, where nothing else is set.", config.Prefix)
 }
 
 // begin asks for a run at once. One that cannot be begun now is begun by the

@@ -91,7 +91,7 @@ func TestAConnection(t *testing.T) {
 	}
 	h.do(h.alice, http.MethodPost, "/organizations/connections", object{"type": 2, "organizationId": org, "enabled": true, "config": object{}}).
 		says(http.StatusBadRequest, "Connections of type CloudBillingSync are all that this server has.")
-	wantAudit := []string{"license.upload " + org, "sync-connection.create " + org, "sync-connection.edit " + org, "sync-connection.edit " + org, "sync-connection.delete " + org}
+	wantAudit := []string{"license.upload " + org, "sync-connection.create " + org, "sync-connection.disable " + org, "sync-connection.key " + org, "sync-connection.enable " + org, "sync-connection.delete " + org}
 	if got := h.audited(); !slices.Equal(got, wantAudit) {
 		t.Errorf("the audit log has %q", got)
 	}
@@ -468,7 +468,7 @@ func TestALicence(t *testing.T) {
 	h.connect().is(http.StatusOK)
 	shown := h.get(path).is(http.StatusOK)
 	members(t, shown, "object", "organizationId", "license", "usableUntil", "problem", "source", "installedDate", "lastLicenseSync",
-		"lastLicenseSyncLabel", "hasPrevious", "lastCheck")
+		"lastLicenseSyncLabel", "hasPrevious", "lastCheck", "usage")
 	values, _ := shown["license"].(object)
 	if values["Id"] != h.cloud.OrgID || values["InstallationId"] != h.cloud.Installation.ID || shown["source"] != "upload" || shown["lastLicenseSyncLabel"] != "Never" || shown["problem"] != nil {
 		t.Errorf("%v", shown)
@@ -480,7 +480,7 @@ func TestALicence(t *testing.T) {
 	}
 	h.changeSeats(77)
 	check := h.do(h.alice, http.MethodPost, path+"/check", nil).is(http.StatusOK)
-	if changed, _ := check["changed"].([]any); !slices.Contains(changed, any("Seats")) || check["applied"] != nil {
+	if changed, _ := check["changed"].([]any); !slices.Contains(changed, any("Seats")) || check["applied"] != false {
 		t.Errorf("%v", check)
 	}
 	h.do(h.alice, http.MethodPost, "/organizations/licenses/self-hosted/"+org+"/sync", nil).empty()

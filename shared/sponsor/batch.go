@@ -46,9 +46,11 @@ type batch struct {
 	Open      bool `json:"open,omitempty"`
 	Ambiguous bool `json:"ambiguous,omitempty"`
 	// Diagnosed: it was found out why the cloud fails, and Bisecting: one of the
-	// items is to blame.
+	// items is to blame. Cleared: since the part that is next began to fail, the
+	// cloud has taken something else.
 	Diagnosed  bool      `json:"diagnosed,omitempty"`
 	Bisecting  bool      `json:"bisecting,omitempty"`
+	Cleared    bool      `json:"cleared,omitempty"`
 	RequestAt  time.Time `json:"requestAt"`
 	ResponseAt time.Time `json:"responseAt,omitzero"`
 	HTTPStatus int       `json:"httpStatus,omitempty"`
@@ -68,11 +70,15 @@ type item struct {
 	Offer      string `json:"o"`
 	Generation int    `json:"g,omitempty"`
 	Delete     bool   `json:"d,omitempty"`
+	// Check: it was asked after, to be deleted if nobody has redeemed it.
+	Check bool `json:"c,omitempty"`
 	// New: the cloud had never confirmed it.
 	New bool `json:"n,omitempty"`
 	// Doubt: it may have been stored by an earlier run, and not mailed.
 	Doubt   bool    `json:"u,omitempty"`
 	Outcome Outcome `json:"r,omitempty"`
+	// Refused: the cloud failed for it, and for it alone.
+	Refused bool `json:"f,omitempty"`
 	// Absent: it was left out of the answer.
 	Absent     bool       `json:"a,omitempty"`
 	LastSync   *time.Time `json:"l,omitempty"`
@@ -157,6 +163,9 @@ func (b *batch) tally() {
 	c := &b.Counts
 	c.Batches = 1
 	for _, i := range b.Items {
+		if i.Check && i.ValidUntil == nil && i.Outcome != OutcomeAnomaly {
+			continue // what becomes of it is yet to come
+		}
 		switch i.Outcome {
 		case OutcomeSent:
 			c.Sent++
@@ -228,6 +237,9 @@ func (w *worker) applyItem(ctx context.Context, i item, ambiguous bool, known st
 func (w *worker) change(ctx context.Context, r *store.Record[offer], i item, ambiguous bool) error {
 	o := &r.Value
 	o.Outcome, o.Problem = i.Outcome, ""
+	if i.Check {
+		o.Checked = w.run.ID
+	}
 	if i.LastSync != nil && i.Outcome != OutcomeRemoved {
 		if o.LastSync == nil || i.LastSync.After(*o.LastSync) {
 			o.LastSync = i.LastSync
@@ -252,23 +264,32 @@ func (w *worker) change(ctx context.Context, r *store.Record[offer], i item, amb
 			o.Problem = "The cloud says that it was removed, which nobody asked for."
 		}
 		o.MailUncertain = o.ValidUntil == nil && (o.MailUncertain || i.New && ambiguous)
+		o.Quarantined, o.Refused = "", nil
+		if o.Reissue && o.ValidUntil != nil {
+			o.State, o.Reissue = Active, false
+			o.Problem = "It was redeemed before it could be replaced, and stays as it is."
+			return w.dropNext(ctx, r)
+		}
 		o.settle()
 	case OutcomeNotAccepted:
 		o.Problem = "The cloud left it out of its answer."
 	case OutcomeQuarantined:
-		o.Quarantined, o.Problem = quarantinedCloud, quarantineTexts[quarantinedCloud]
+		o.quarantine(quarantinedCloud)
+		o.Refused = pointer(w.now().UTC())
 	}
 	return nil
 }
 
-// turnOver puts the offer that waited in the place of the one that is gone.
+// turnOver puts the offer that waited in the place of the one that is gone. One
+// that cannot be read goes on waiting.
 func (w *worker) turnOver(ctx context.Context, r *store.Record[offer]) error {
 	p, err := w.openParticulars(ctx, r.ID, r.Value.Sealed)
+	if fault.Of(err) == fault.Lost || err == nil && p.Next == nil {
+		r.Value.quarantine(quarantinedUnreadable)
+		return nil
+	}
 	if err != nil {
 		return err
-	}
-	if p.Next == nil {
-		return fmt.Errorf("%w: offer %s is to be replaced by nothing", fault.Lost, r.ID)
 	}
 	if r.Value.Sealed, err = w.sealParticulars(ctx, r.ID, *p.Next); err != nil {
 		return err
@@ -277,9 +298,16 @@ func (w *worker) turnOver(ctx context.Context, r *store.Record[offer]) error {
 	return nil
 }
 
+// dropNext forgets the offer that waited, and its name.
 func (w *worker) dropNext(ctx context.Context, r *store.Record[offer]) error {
 	p, err := w.openParticulars(ctx, r.ID, r.Value.Sealed)
+	if fault.Of(err) == fault.Lost {
+		return nil // nobody reads it any more
+	}
 	if err != nil {
+		return err
+	}
+	if r.Lookup, err = w.nameLookup(ctx, r.Parent, p.Name); err != nil {
 		return err
 	}
 	p.Next = nil

@@ -43,7 +43,7 @@ func (b *breaker) Blocked(ctx context.Context, of cloud.Subject) (time.Time, err
 		return time.Time{}, nil
 	case err != nil:
 		return time.Time{}, err
-	case stored.Value.Revision != of.Revision:
+	case stored.Value.Revision != of.Revision, stored.Value.Until.Sub(b.now()) > farOff:
 		return time.Time{}, nil
 	}
 	return stored.Value.Until, nil

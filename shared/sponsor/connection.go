@@ -27,7 +27,6 @@ const allConnections = "all"
 const (
 	commDisabled     = "Failed to sync instance with cloud - Cloud communication is disabled in global settings"
 	oneConnection    = "The requested organization already has a connection of type CloudBillingSync. Only one of each connection type may exist per organization."
-	malformedConfig  = "Organization Connection configuration malformed"
 	noConnection     = "No saved Connection config for organization %s"
 	connectionOff    = "Connection disabled for organization %s"
 	cannotVerify     = "Cannot verify license file."
@@ -46,7 +45,8 @@ type Connection struct {
 	// KeyEnd is the last four characters of the billing sync key, and
 	// KeyFingerprint tells keys apart. The key itself never comes back.
 	KeyEnd, KeyFingerprint string
-	// KeyRevision grows with every other key.
+	// KeyRevision grows with every other key, also over a removal of the
+	// connection.
 	KeyRevision int
 	KeyChanged  time.Time
 	Created     time.Time
@@ -119,10 +119,13 @@ func (s *Sync) CreateConnection(ctx context.Context, c Connect) (Connection, err
 	case fault.Of(err) != fault.NotFound:
 		return Connection{}, err
 	case c.Key == "":
-		return Connection{}, machine.Invalid(malformedConfig)
+		return Connection{}, machine.Invalid(MalformedConfig)
 	}
-	now := s.now().UTC()
-	r := store.Record[connection]{ID: organization, Parent: allConnections, Value: connection{Created: now}}
+	revision, err := s.lastKeyRevision(ctx, organization)
+	if err != nil {
+		return Connection{}, err
+	}
+	r := store.Record[connection]{ID: organization, Parent: allConnections, Value: connection{Created: s.now().UTC(), KeyRevision: revision}}
 	if err := s.setConnection(ctx, &r, c); err != nil {
 		return Connection{}, err
 	}
@@ -136,7 +139,8 @@ func (s *Sync) CreateConnection(ctx context.Context, c Connect) (Connection, err
 	return viewConnection(r), s.startSchedule(ctx, r)
 }
 
-// UpdateConnection does the same to a connection that there is.
+// UpdateConnection does the same to a connection that there is. To disable it and
+// leave its key alone takes neither a licence nor the cloud.
 func (s *Sync) UpdateConnection(ctx context.Context, c Connect) (Connection, error) {
 	organization, err := guid(c.Organization)
 	if err != nil {
@@ -150,7 +154,10 @@ func (s *Sync) UpdateConnection(ctx context.Context, c Connect) (Connection, err
 	if err != nil {
 		return Connection{}, err
 	}
-	if err := s.setConnection(ctx, &r, c); err != nil {
+	disables := !c.Enabled && strings.TrimSpace(c.Key.Reveal()) == ""
+	if disables {
+		r.Value.Enabled = false
+	} else if err := s.setConnection(ctx, &r, c); err != nil {
 		return Connection{}, err
 	}
 	switch r.Revision, err = s.connections.Put(ctx, r, store.AtRevision(r.Revision)); fault.Of(err) {
@@ -160,10 +167,13 @@ func (s *Sync) UpdateConnection(ctx context.Context, c Connect) (Connection, err
 	if err != nil {
 		return Connection{}, err
 	}
+	if disables {
+		return viewConnection(r), nil
+	}
 	return viewConnection(r), s.startSchedule(ctx, r)
 }
 
-// ProbeConnection asks the cloud about the key that is there.
+// ProbeConnection asks the cloud about the key of an enabled connection.
 func (s *Sync) ProbeConnection(ctx context.Context, organization string) (Connection, error) {
 	before, err := s.Connection(ctx, organization)
 	if err != nil {
@@ -249,8 +259,10 @@ func (s *Sync) probe(ctx context.Context, cloudOrganization string, key config.S
 	if quiet.After(s.now()) {
 		return Probe{}, nil
 	}
-	if err := s.waiter.Wait(ctx, s.pace.turn(s.now())); err != nil {
-		return Probe{}, err
+	for wait := s.pace.take(s.now()); wait > 0; wait = s.pace.take(s.now()) {
+		if err := s.waiter.Wait(ctx, wait); err != nil {
+			return Probe{}, err
+		}
 	}
 	at := s.now().UTC()
 	_, err = s.cloud.Sync(ctx, cloud.SyncRequest{BillingSyncKey: key, CloudOrganizationID: cloudOrganization})
@@ -298,11 +310,42 @@ func (s *Sync) RemoveConnection(ctx context.Context, organization string) error 
 	if err != nil {
 		return err
 	}
-	err = s.connections.Delete(ctx, organization, store.Any())
-	if fault.Of(err) == fault.NotFound {
-		return machine.NotFound()
+	return store.Retry(ctx, func() error {
+		r, err := s.connections.Get(ctx, organization)
+		if fault.Of(err) == fault.NotFound {
+			return machine.NotFound()
+		}
+		if err != nil {
+			return err
+		}
+		// First: what the cloud said of this key must not be held against the first
+		// key of the connection that comes after it.
+		err = s.changeSchedule(ctx, organization, func(sc *schedule) error {
+			if sc.KeyRevision >= r.Value.KeyRevision {
+				return store.ErrUnchanged
+			}
+			sc.KeyRevision = r.Value.KeyRevision
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("note the key that is forgotten: %w", err)
+		}
+		err = s.connections.Delete(ctx, organization, store.AtRevision(r.Revision))
+		if fault.Of(err) == fault.NotFound {
+			return machine.NotFound()
+		}
+		return err
+	})
+}
+
+// lastKeyRevision is that of the last key that an organisation without a
+// connection had.
+func (s *Sync) lastKeyRevision(ctx context.Context, organization string) (int, error) {
+	sc, err := s.schedules.Get(ctx, organization)
+	if err != nil && fault.Of(err) != fault.NotFound {
+		return 0, err
 	}
-	return err
+	return max(sc.Value.KeyRevision, sc.Value.Refused), nil
 }
 
 // target is what a run syncs with.

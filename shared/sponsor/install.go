@@ -2,8 +2,6 @@ package sponsor
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -60,6 +58,9 @@ type Licence struct {
 	// HasPrevious: the one before it is kept.
 	HasPrevious bool
 	Check       *LicenceCheck
+	// Used is what the organisation uses. Nil: that was never told, and a licence
+	// is not checked against it.
+	Used *Usage
 }
 
 // LicenceCheck is what a comparison with the cloud's licence found.
@@ -232,7 +233,8 @@ type Upload struct {
 	Organization string
 	Document     []byte
 	// Force installs one that is older than the installed one, or of another
-	// organisation of the cloud than the connection is of.
+	// organisation of the cloud than the one that the connection is of, or that
+	// may know offers.
 	Force bool
 }
 
@@ -338,16 +340,6 @@ func (s *Sync) install(ctx context.Context, i installation) (store.Record[instal
 	if err := s.checkFit(ctx, i.organization, &authentic.Licence); err != nil {
 		return none, err
 	}
-	digest := sha256.Sum256([]byte("license key " + authentic.LicenseKey))
-	lookup := hex.EncodeToString(digest[:])
-	for other, err := range s.licences.ByLookup(ctx, lookup) {
-		if err != nil {
-			return none, err
-		}
-		if other.ID != i.organization {
-			return none, &Failure{Code: CodeLicenceInUse, Message: licenceInUse, Class: fault.Invalid}
-		}
-	}
 	before, err := s.installedRecord(ctx, i.organization)
 	exists := fault.Of(err) != fault.NotFound
 	if err != nil && exists {
@@ -358,13 +350,33 @@ func (s *Sync) install(ctx context.Context, i installation) (store.Record[instal
 			return none, err
 		}
 	}
-	next := store.Record[installed]{ID: i.organization, Lookup: lookup, Value: installed{
+	digest := licenceDigest(authentic.LicenseKey)
+	if err := s.claimLicence(ctx, digest, i.organization); err != nil {
+		return none, err
+	}
+	next, err := s.place(ctx, i, authentic, before)
+	if err != nil && fault.Of(err) != fault.Conflict && digest != before.Lookup {
+		s.releaseLicence(ctx, digest, i.organization)
+	}
+	if err == nil && before.Lookup != "" && digest != before.Lookup {
+		s.releaseLicence(ctx, before.Lookup, i.organization)
+	}
+	return next, err
+}
+
+// place puts an organisation's licence in the place of the one before, which has
+// no revision if there is none.
+func (s *Sync) place(ctx context.Context, i installation, authentic *licence.Authentic, before store.Record[installed]) (store.Record[installed], error) {
+	var none store.Record[installed]
+	exists := before.Revision != 0
+	next := store.Record[installed]{ID: i.organization, Lookup: licenceDigest(authentic.LicenseKey), Value: installed{
 		Unfinished: true, CloudOrganization: authentic.Id, Enterprise: authentic.Enterprise(), AdminOffers: authentic.UseAdminSponsoredFamilies,
 		Seats: authentic.Seats, Source: i.source, Installed: s.now().UTC(), LastSync: before.Value.LastSync, Previous: before.Value.Sealed,
 	}}
 	if i.source == FromCloud {
 		next.Value.LastSync = pointer(s.now().UTC())
 	}
+	var err error
 	if next.Value.Sealed, err = s.ring.Seal(ctx, documentOf(i.organization), i.document); err != nil {
 		return none, err
 	}
@@ -378,8 +390,16 @@ func (s *Sync) install(ctx context.Context, i installation) (store.Record[instal
 		}
 		return none, err
 	}
-	if err := s.finishInstall(ctx, &next); err != nil {
+	err = s.ownsLicence(ctx, next.Lookup, i.organization)
+	if err == nil {
+		err = s.tellConnection(ctx, next)
+	}
+	if err != nil {
 		s.rollBack(ctx, next, before, exists)
+		return none, fmt.Errorf("install a licence: %w", err)
+	}
+	// From here on it is the one: whoever reads it next finishes what fails now.
+	if err := s.settleInstall(ctx, &next); err != nil {
 		return none, fmt.Errorf("install a licence: %w", err)
 	}
 	return next, nil
@@ -387,6 +407,15 @@ func (s *Sync) install(ctx context.Context, i installation) (store.Record[instal
 
 // finishInstall tells the connection, and then the record.
 func (s *Sync) finishInstall(ctx context.Context, r *store.Record[installed]) error {
+	if err := s.tellConnection(ctx, *r); err != nil {
+		return err
+	}
+	return s.settleInstall(ctx, r)
+}
+
+// tellConnection has the connection be of the licence's organisation of the
+// cloud.
+func (s *Sync) tellConnection(ctx context.Context, r store.Record[installed]) error {
 	_, err := s.connections.Update(ctx, r.ID, func(c *store.Record[connection]) error {
 		if c.Value.CloudOrganization == r.Value.CloudOrganization {
 			return store.ErrUnchanged
@@ -394,9 +423,14 @@ func (s *Sync) finishInstall(ctx context.Context, r *store.Record[installed]) er
 		c.Value.CloudOrganization = r.Value.CloudOrganization
 		return nil
 	})
-	if err != nil && fault.Of(err) != fault.NotFound {
-		return err
+	if fault.Of(err) == fault.NotFound {
+		return nil
 	}
+	return err
+}
+
+// settleInstall notes that the connection knows.
+func (s *Sync) settleInstall(ctx context.Context, r *store.Record[installed]) error {
 	done := *r
 	done.Value.Unfinished = false
 	revision, err := s.licences.Put(ctx, done, store.AtRevision(r.Revision))
@@ -413,13 +447,15 @@ func (s *Sync) finishInstall(ctx context.Context, r *store.Record[installed]) er
 	return nil
 }
 
-// rollBack puts the licence before back. Where that fails too, whoever reads
-// next finishes the installation.
+// rollBack puts the licence before back, unfinished: that the connection's write
+// failed does not say that it was not written. Where this fails too, whoever
+// reads next finishes the installation.
 func (s *Sync) rollBack(ctx context.Context, failed, before store.Record[installed], existed bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	var err error
 	if existed {
+		before.Value.Unfinished = true
 		_, err = s.licences.Put(ctx, before, store.AtRevision(failed.Revision))
 	} else {
 		err = s.licences.Delete(ctx, failed.ID, store.AtRevision(failed.Revision))
@@ -434,14 +470,15 @@ func (s *Sync) rollBack(ctx context.Context, failed, before store.Record[install
 // another organisation of the cloud than the offers went to.
 func (s *Sync) checkSuccessor(ctx context.Context, before store.Record[installed], next *licence.Licence) error {
 	if before.Value.CloudOrganization != next.Id {
-		switch _, err := s.connections.Get(ctx, before.ID); {
-		case err == nil:
+		bound, err := s.isBound(ctx, before.ID, next.Id)
+		if err != nil {
+			return err
+		}
+		if bound {
 			return &Failure{
 				Code: CodeLicenceOther, Message: "The license is of another organization of the cloud than the one that offers are synced with.",
-				Hint: "force it if that is meant", Class: fault.Invalid,
+				Hint: "force it if that is meant: what that one has of the offers stays there", Class: fault.Invalid,
 			}
-		case fault.Of(err) != fault.NotFound:
-			return err
 		}
 	}
 	current, err := s.openLicence(ctx, before)
@@ -457,23 +494,22 @@ func (s *Sync) checkSuccessor(ctx context.Context, before store.Record[installed
 	return nil
 }
 
-func (s *Sync) checkFit(ctx context.Context, organization string, next *licence.Licence) error {
-	if s.usage == nil {
-		return nil
+// isBound tells whether an organisation is connected, or has an offer that
+// another organisation of the cloud may know.
+func (s *Sync) isBound(ctx context.Context, organization, cloudOrganization string) (bool, error) {
+	_, err := s.connections.Get(ctx, organization)
+	if fault.Of(err) != fault.NotFound {
+		return err == nil, err
 	}
-	usage, err := s.usage(ctx, organization)
-	if err != nil {
-		return fmt.Errorf("what the organisation uses: %w", err)
+	for r, err := range s.offers.ByParent(ctx, organization) {
+		if err != nil {
+			return false, err
+		}
+		if r.Value.FirstAttempt != nil && !strings.EqualFold(r.Value.CloudOrganization, cloudOrganization) {
+			return true, nil
+		}
 	}
-	unfit := next.CheckFit(usage)
-	if len(unfit) == 0 {
-		return nil
-	}
-	all := make([]string, len(unfit))
-	for i, e := range unfit {
-		all[i] = e.Text
-	}
-	return &Failure{Code: string(unfit[0].Code), Message: strings.Join(all, " "), Class: fault.Invalid}
+	return false, nil
 }
 
 // Licence shows the installed licence, also one that has expired. NotFound if
@@ -497,6 +533,10 @@ func (s *Sync) viewLicence(ctx context.Context, r store.Record[installed]) (Lice
 	v := Licence{
 		Organization: r.ID, Source: r.Value.Source, Installed: r.Value.Installed, LastSync: r.Value.LastSync,
 		HasPrevious: r.Value.Previous != nil, Check: r.Value.Check,
+	}
+	var err error
+	if v.Used, err = s.used(ctx, r.ID); err != nil {
+		return Licence{}, err
 	}
 	authentic, err := s.openLicence(ctx, r)
 	if err == nil {

@@ -154,7 +154,8 @@ func (w *world) paste(key string) (sponsor.Connection, error) {
 
 func (w *world) revoke(n int) {
 	w.Helper()
-	w.Must(w.RevokeOwn(w.Context(), w.Org, cloudtest.Member(n)))
+	_, err := w.RevokeOwn(w.Context(), w.Org, cloudtest.Member(n))
+	w.Must(err)
 }
 
 // reissue makes a member's offer anew, to another address if there is one.
@@ -284,7 +285,7 @@ func (w *world) row(n int) emulator.Sponsorship {
 func (w *world) all() []sponsor.Offer {
 	w.Helper()
 	var all []sponsor.Offer
-	for o, err := range w.Offers(w.Context(), w.Org) {
+	for o, err := range w.Offers(w.Context(), w.Org, "") {
 		w.Must(err)
 		all = append(all, o)
 	}

@@ -56,6 +56,19 @@ func (s *Sync) leaseTerm() time.Duration { return 2 * s.leaseMin() }
 
 func (s *Sync) leaseMin() time.Duration { return s.callLimit() + time.Minute }
 
+// leaseMost is more than is ever left of a lease, also of a machine whose clock is
+// a little ahead: what lasts longer was taken with a clock that was wrong.
+func (s *Sync) leaseMost() time.Duration { return maxWait + 2*s.leaseMin() + clockSlack }
+
+// quiet is a time to be quiet until, which with a clock that was right is not
+// further away than quietTime.
+func (s *Sync) quiet(until time.Time) time.Time {
+	if most := s.now().Add(quietTime); until.After(most) {
+		return most
+	}
+	return until
+}
+
 const callTimes = 4
 
 // callLimit bounds a call of the cloud's client.
@@ -76,11 +89,11 @@ func (s *Sync) acquire(ctx context.Context, cloudOrganization string) (*lease, e
 			r, pre = store.Record[leaseState]{ID: cloudOrganization}, store.Absent()
 		case err != nil:
 			return err
-		case r.Value.Until.After(now):
+		case r.Value.Until.After(now) && r.Value.Until.Sub(now) <= s.leaseMost():
 			taken = r.Value.Until
 			return nil
 		}
-		r.Value = leaseState{holder, max(r.Value.Token+1, now.UnixMicro()), now.Add(s.leaseTerm()).UTC(), r.Value.QuietUntil}
+		r.Value = leaseState{holder, max(r.Value.Token+1, now.UnixMicro()), now.Add(s.leaseTerm()).UTC(), s.quiet(r.Value.QuietUntil).UTC()}
 		r.Revision, err = s.leases.Put(ctx, r, pre)
 		l.record, l.quietUntil = r, r.Value.QuietUntil
 		return err

@@ -140,17 +140,30 @@ type offer struct {
 	State  State  `json:"state"`
 	// Generation grows with each replacement, so that what was said of the one
 	// before is not taken for the one after.
-	Generation    int        `json:"generation,omitempty"`
-	Created       time.Time  `json:"created"`
-	Changed       time.Time  `json:"changed"`
-	FirstAttempt  *time.Time `json:"firstAttempt,omitempty"`
-	LastSync      *time.Time `json:"lastSync,omitempty"`
-	ValidUntil    *time.Time `json:"validUntil,omitempty"`
-	Outcome       Outcome    `json:"outcome,omitempty"`
-	Problem       string     `json:"problem,omitempty"`
-	Quarantined   string     `json:"quarantined,omitempty"`
-	MailUncertain bool       `json:"mailUncertain,omitempty"`
-	Reissue       bool       `json:"reissue,omitempty"`
+	Generation   int        `json:"generation,omitempty"`
+	Created      time.Time  `json:"created"`
+	Changed      time.Time  `json:"changed"`
+	FirstAttempt *time.Time `json:"firstAttempt,omitempty"`
+	// CloudOrganization is whom it was sent to; empty where that is not known of
+	// one that was taken over.
+	CloudOrganization string     `json:"cloudOrganization,omitempty"`
+	LastSync          *time.Time `json:"lastSync,omitempty"`
+	ValidUntil        *time.Time `json:"validUntil,omitempty"`
+	Outcome           Outcome    `json:"outcome,omitempty"`
+	Problem           string     `json:"problem,omitempty"`
+	Quarantined       string     `json:"quarantined,omitempty"`
+	MailUncertain     bool       `json:"mailUncertain,omitempty"`
+	Reissue           bool       `json:"reissue,omitempty"`
+	// Refused is when the cloud was last found to fail for it; nil has the next
+	// run try it.
+	Refused *time.Time `json:"refused,omitempty"`
+	// Checked is the run that found, of one to be replaced, that nobody had
+	// redeemed it. DeleteSent: its deletion may have been carried out, so that
+	// asking after it could make it anew.
+	Checked    string `json:"checked,omitempty"`
+	DeleteSent bool   `json:"deleteSent,omitempty"`
+	// Row is the id of the official server's row that it was taken over from.
+	Row string `json:"row,omitempty"`
 	// Fence is the token of the last run that wrote.
 	Fence  int64  `json:"fence,omitempty"`
 	Sealed []byte `json:"sealed"`
@@ -185,12 +198,48 @@ func (o *offer) settle() {
 func (o *offer) replace() {
 	o.State, o.Reissue, o.Generation = Pending, false, o.Generation+1
 	o.FirstAttempt, o.LastSync, o.ValidUntil = nil, nil, nil
+	o.CloudOrganization, o.Checked, o.DeleteSent = "", "", false
 	o.forgive()
+}
+
+// elsewhere tells whether it was sent to another organisation of the cloud.
+func (o *offer) elsewhere(cloudOrganization string) bool {
+	return o.FirstAttempt != nil && o.CloudOrganization != "" && !strings.EqualFold(o.CloudOrganization, cloudOrganization)
+}
+
+// toCheck tells whether a run has to ask after it before it is replaced: the
+// deletion of one that was redeemed meanwhile could not be taken back. Of one
+// that the cloud never confirmed the asking could be its first mail.
+func (o *offer) toCheck(run string) bool {
+	return o.Reissue && o.LastSync != nil && !o.DeleteSent && o.Checked != run && o.Quarantined != quarantinedCloud
+}
+
+// refusedFor is how long an offer is left out that the cloud fails for: until
+// the daily run of a week later.
+const refusedFor = 7*day - time.Hour
+
+// heldBack tells whether it is left out of what is sent, unless as a deletion.
+func (o *offer) heldBack(now time.Time) bool {
+	switch o.Quarantined {
+	case "", quarantinedUnreadable, quarantinedElsewhere:
+		return false // what is so now shows when it is to be sent
+	case quarantinedCloud:
+		return o.Refused != nil && !o.Refused.After(now) && now.Sub(*o.Refused) < refusedFor
+	}
+	return true
+}
+
+// quarantine notes why it is not sent.
+func (o *offer) quarantine(why string) {
+	o.Quarantined, o.Problem, o.Outcome = why, quarantineTexts[why], OutcomeQuarantined
+	if why == quarantinedElsewhere {
+		o.Problem = fmt.Sprintf(o.Problem, o.CloudOrganization)
+	}
 }
 
 // forgive forgets what was found wrong with what it was before.
 func (o *offer) forgive() {
-	o.Outcome, o.Problem, o.Quarantined, o.MailUncertain = "", "", "", false
+	o.Outcome, o.Problem, o.Quarantined, o.MailUncertain, o.Refused = "", "", "", false, nil
 }
 
 // offerIDs is the name space of offers' ids.
@@ -225,13 +274,17 @@ func (s *Sync) openParticulars(ctx context.Context, id string, sealed []byte) (p
 	return p, nil
 }
 
-// view is an offer as its members see it.
+// view is an offer as its members see it; without its texts where they cannot be
+// read, so that it can be found and revoked.
 func (s *Sync) view(ctx context.Context, r store.Record[offer]) (Offer, error) {
-	p, err := s.openParticulars(ctx, r.ID, r.Value.Sealed)
-	if err != nil {
+	o := r.Value
+	p, err := s.openParticulars(ctx, r.ID, o.Sealed)
+	switch {
+	case fault.Of(err) == fault.Lost:
+		o.quarantine(quarantinedUnreadable)
+	case err != nil:
 		return Offer{}, fmt.Errorf("offer %s: %w", r.ID, err)
 	}
-	o := r.Value
 	v := Offer{
 		ID: r.ID, Organization: r.Parent, Member: o.Member, Key: o.Key, Plan: o.Plan, AdminInitiated: o.Admin,
 		Email: p.Email, Name: p.Name, Notes: p.Notes, State: o.State, ToDelete: o.toDelete(), Reissue: o.Reissue,
@@ -286,16 +339,21 @@ const (
 	quarantinedKey   = "key_invalid_guid"
 	// quarantinedCloud: the cloud failed for it, and for it alone.
 	quarantinedCloud = "refused_by_cloud"
+	// quarantinedUnreadable: what is sealed of it cannot be opened.
+	quarantinedUnreadable = "unreadable"
+	// quarantinedElsewhere: it is to be removed from another organisation of the
+	// cloud than the one that is connected.
+	quarantinedElsewhere = "other_cloud_organization"
 )
 
 // unfit tells why an offer must not be sent, so that one that was taken over
 // from elsewhere does not fail all that would be sent with it; "" if it may be.
-func (o *offer) unfit(p particulars) string {
+func (o *offer) unfit(p particulars, deletion bool) string {
 	key, err := uuid.Parse(o.Key)
 	switch {
 	case err != nil || key == uuid.Nil:
 		return quarantinedKey
-	case o.toDelete():
+	case deletion:
 		return ""
 	case o.Plan != planFamilies:
 		return quarantinedPlan
@@ -308,9 +366,39 @@ func (o *offer) unfit(p particulars) string {
 }
 
 var quarantineTexts = map[string]string{
-	quarantinedPlan:  "Its kind of sponsorship is not known to the cloud.",
-	quarantinedEmail: "Its e-mail address is missing or not valid.",
-	quarantinedName:  "Its name has more than 256 characters.",
-	quarantinedKey:   "Its key is not a GUID.",
-	quarantinedCloud: "The cloud fails when it is sent; it is left out until it is changed.",
+	quarantinedPlan:       "Its kind of sponsorship is not known to the cloud.",
+	quarantinedEmail:      "Its e-mail address is missing or not valid.",
+	quarantinedName:       "Its name has more than 256 characters.",
+	quarantinedKey:        "Its key is not a GUID.",
+	quarantinedCloud:      "The cloud fails when it is sent; it is tried again once a week, and as soon as the same offer is made again.",
+	quarantinedUnreadable: "What is stored of it cannot be decrypted; it can be revoked, or restored from a backup.",
+	quarantinedElsewhere:  "It is revoked, but was sent to the organization %s of the cloud, which is not the one that is connected. It is removed there when that one is connected again; revoke it once more to forget it here and leave it there.",
+}
+
+// tryAgain has the next run send an offer that the cloud was found to fail for.
+func (s *Sync) tryAgain(ctx context.Context, r *store.Record[offer]) error {
+	next := *r
+	next.Value.Refused = nil
+	var err error
+	if next.Revision, err = s.offers.Put(ctx, next, store.AtRevision(r.Revision)); err != nil {
+		return err
+	}
+	*r = next
+	return nil
+}
+
+// forget drops an offer whose removal waits for another organisation of the
+// cloud to be connected, unless that one is.
+func (s *Sync) forget(ctx context.Context, r store.Record[offer]) error {
+	c, err := s.connections.Get(ctx, r.Parent)
+	switch {
+	case err == nil && !r.Value.elsewhere(c.Value.CloudOrganization):
+		return nil
+	case err != nil && fault.Of(err) != fault.NotFound:
+		return err
+	}
+	if err := s.offers.Delete(ctx, r.ID, store.AtRevision(r.Revision)); fault.Of(err) != fault.NotFound {
+		return err
+	}
+	return nil
 }

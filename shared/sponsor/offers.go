@@ -7,13 +7,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"iter"
-	"maps"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -26,14 +22,12 @@ import (
 
 // The official server's texts.
 const (
-	toOneself          = "Cannot offer a Families Organization Sponsorship to yourself. Choose a different email."
 	cannotSponsor      = "Specified Organization cannot sponsor other organizations."
 	notConfirmed       = "Only confirmed users can sponsor other organizations."
 	noAdminOffers      = "Sponsoring organization cannot send admin-initiated sponsorship invitations"
 	onlyOne            = "Can only sponsor one organization per Organization User."
 	noAutoscale        = "Cannot autoscale on self-hosted instance."
 	notSponsoring      = "You are not currently sponsoring an organization."
-	unknownMember      = "Unknown Organization User"
 	noManagerOfMembers = "You do not have permissions to send sponsorships on behalf of the organization."
 )
 
@@ -62,10 +56,9 @@ type NewOffer struct {
 	AdminInitiated bool
 }
 
-// CreateOffer makes an offer; nothing is sent. What a member offers in the place
-// of an earlier offer becomes of it: the one before is removed from the cloud by
-// the next run, and the new one sent after it. The same offer again changes
-// nothing.
+// CreateOffer makes an offer; nothing is sent. Offering again replaces the
+// member's earlier offer: that one is removed from the cloud by the next run, and
+// the new one is sent after it. The same offer again changes nothing.
 func (s *Sync) CreateOffer(ctx context.Context, n NewOffer) (Offer, error) {
 	organization, err := guid(n.Organization)
 	if err != nil {
@@ -73,22 +66,59 @@ func (s *Sync) CreateOffer(ctx context.Context, n NewOffer) (Offer, error) {
 	}
 	member, err := guid(n.By.ID)
 	if err != nil {
-		return Offer{}, machine.Invalid(unknownMember)
+		return Offer{}, machine.Invalid(UnknownMember)
 	}
 	n.Organization, n.By.ID = organization, member
 	wanted := particulars{Email: strings.TrimSpace(n.Email), Name: strings.TrimSpace(n.Name), Notes: n.Notes}
 	if err := s.checkNew(ctx, n, wanted); err != nil {
 		return Offer{}, err
 	}
-	key := member
+	var r store.Record[offer]
 	if n.AdminInitiated && s.settings.OfferKeys == config.OfferKeysPerOffer {
-		key = uuid.NewString()
+		r, err = s.putKeyed(ctx, n, wanted)
+	} else {
+		r, err = s.putOffer(ctx, n, member, wanted)
 	}
-	r, err := s.putOffer(ctx, n, key, wanted)
 	if err != nil {
 		return Offer{}, err
 	}
 	return s.view(ctx, r)
+}
+
+// maxNamesakes is how many offers can have been the same when they were made.
+const maxNamesakes = 16
+
+// putKeyed makes an offer that has a key of its own.
+func (s *Sync) putKeyed(ctx context.Context, n NewOffer, wanted particulars) (store.Record[offer], error) {
+	for namesake := range maxNamesakes {
+		key, err := s.offerKey(ctx, n, wanted, namesake)
+		if err != nil {
+			return store.Record[offer]{}, err
+		}
+		before, err := s.Offer(ctx, n.Organization, offerID(n.Organization, key))
+		if fault.Of(err) == fault.NotFound || err == nil && before.offers(wanted) {
+			return s.putOffer(ctx, n, key, wanted)
+		}
+		if err != nil {
+			return store.Record[offer]{}, err
+		}
+		// That one was made anew to another address.
+	}
+	return store.Record[offer]{}, machine.Invalid("This offer was made anew to other addresses too often. Revoke one of those.")
+}
+
+// offerKey is the key of an administrator's offer where each has its own: always
+// the same for the same offer, so that of two requests the store lets one
+// through. It is keyed, since who knows an address could look for it otherwise.
+func (s *Sync) offerKey(ctx context.Context, n NewOffer, wanted particulars, namesake int) (string, error) {
+	key, err := s.nameKey(ctx, n.Organization)
+	if err != nil {
+		return "", fmt.Errorf("key of the names of offers: %w", err)
+	}
+	mac := hmac.New(sha256.New, key)
+	// No address and no id has a line's end.
+	fmt.Fprintf(mac, "offer\n%s\n%s\n%d\n%s", n.By.ID, strings.ToLower(wanted.Email), namesake, wanted.Name)
+	return uuid.NewSHA1(offerIDs, mac.Sum(nil)).String(), nil
 }
 
 // checkNew refuses in the order of the official server.
@@ -101,7 +131,7 @@ func (s *Sync) checkNew(ctx context.Context, n NewOffer, wanted particulars) err
 		return err
 	}
 	if strings.EqualFold(wanted.Email, strings.TrimSpace(n.By.Email)) {
-		return machine.Invalid(toOneself)
+		return machine.Invalid(ToOneself)
 	}
 	current, err := s.installedLicence(ctx, n.Organization)
 	if err != nil {
@@ -122,21 +152,8 @@ func (s *Sync) checkNew(ctx context.Context, n NewOffer, wanted particulars) err
 	return s.checkSeat(ctx, n.Organization, current)
 }
 
-// checkSeat: an offer of an administrator takes a seat.
-func (s *Sync) checkSeat(ctx context.Context, organization string, current *installed) error {
-	if s.usage == nil || current.Seats == nil {
-		return nil
-	}
-	usage, err := s.usage(ctx, organization)
-	if err != nil {
-		return fmt.Errorf("what the organisation uses: %w", err)
-	}
-	if usage.Seats >= *current.Seats {
-		return machine.Invalid(noAutoscale)
-	}
-	return nil
-}
-
+// putOffer makes an offer of a key, or makes of the one that there is what is
+// wanted.
 func (s *Sync) putOffer(ctx context.Context, n NewOffer, key string, wanted particulars) (store.Record[offer], error) {
 	id := offerID(n.Organization, key)
 	lookup, err := s.nameLookup(ctx, n.Organization, wanted.Name)
@@ -165,6 +182,13 @@ func (s *Sync) putOffer(ctx context.Context, n NewOffer, key string, wanted part
 		if r.Value.Admin != n.AdminInitiated {
 			return machine.Invalid("The member's one offer key is in use: offers of an administrator are known to the cloud by the administrator, who can make one offer in all. Revoke the other one, or set %sOFFER_KEYS=%s.", config.Prefix, config.OfferKeysPerOffer)
 		}
+		if r.Value.Refused != nil {
+			if same, err := s.isOffered(ctx, r, wanted); err != nil {
+				return err
+			} else if same {
+				return s.tryAgain(ctx, &r)
+			}
+		}
 		if r.Value.State == RevokedUntilExpiry || r.Value.State == Active {
 			if same, err := s.isOffered(ctx, r, wanted); err != nil || same && r.Value.State == Active {
 				return err
@@ -188,7 +212,12 @@ func (s *Sync) isOffered(ctx context.Context, r store.Record[offer], wanted part
 	if err != nil {
 		return false, err
 	}
-	return !v.ToDelete && strings.EqualFold(v.Email, wanted.Email) && v.Name == wanted.Name, nil
+	return !v.ToDelete && v.offers(wanted), nil
+}
+
+// offers tells whether it is of that name, and to that address.
+func (o *Offer) offers(wanted particulars) bool {
+	return strings.EqualFold(o.Email, wanted.Email) && o.Name == wanted.Name
 }
 
 // reoffer makes of an offer that nobody redeemed another, in its place if the
@@ -212,6 +241,8 @@ func (s *Sync) putReoffer(ctx context.Context, r *store.Record[offer], before, w
 		become = before
 		become.Next = &wanted
 		next.Value.State, next.Value.Reissue = Revoking, true
+		// The deletion of one that was revoked may have been sent.
+		next.Value.DeleteSent = r.Value.DeleteSent || r.Value.State == Revoking && !r.Value.Reissue
 	}
 	next.Value.forgive()
 	var err error
@@ -239,6 +270,7 @@ func (s *Sync) ReissueOffer(ctx context.Context, re Reissue) (Offer, error) {
 	if err != nil {
 		return Offer{}, err
 	}
+	var taken error // of class Conflict, which is not to be tried again
 	err = store.Retry(ctx, func() (err error) {
 		if r, err = s.offers.Get(ctx, r.ID); err != nil {
 			return err
@@ -267,12 +299,12 @@ func (s *Sync) ReissueOffer(ctx context.Context, re Reissue) (Offer, error) {
 		if err != nil {
 			return err
 		}
-		if err := s.checkName(ctx, lookup, r.ID); err != nil {
-			return err
+		if taken = s.checkName(ctx, lookup, r.ID); taken != nil {
+			return nil
 		}
 		return s.putReoffer(ctx, &r, before, wanted, lookup)
 	})
-	if err != nil {
+	if err := cmp.Or(taken, err); err != nil {
 		return Offer{}, err
 	}
 	return s.view(ctx, r)
@@ -303,25 +335,43 @@ func (s *Sync) Offer(ctx context.Context, organization, id string) (Offer, error
 	return s.view(ctx, r)
 }
 
-// Offers walks an organisation's offers, in the order of their ids. It stops at
-// the first error, which it yields.
-func (s *Sync) Offers(ctx context.Context, organization string) iter.Seq2[Offer, error] {
+// Offers walks an organisation's offers, in the order of their ids: those whose
+// ids are after one; all where it is empty. It stops at the first error, which it
+// yields.
+func (s *Sync) Offers(ctx context.Context, organization, after string) iter.Seq2[Offer, error] {
 	return func(yield func(Offer, error) bool) {
 		organization, err := guid(organization)
 		if err != nil {
 			yield(Offer{}, err)
 			return
 		}
-		for r, err := range s.offers.ByParent(ctx, organization) {
-			var v Offer
-			if err == nil {
-				v, err = s.view(ctx, r)
-			}
-			if !yield(v, err) || err != nil {
+		query := store.Query{Collection: s.offers.Name(), Parent: organization, After: after}
+		for {
+			page, err := s.documents.List(ctx, query)
+			if err != nil {
+				yield(Offer{}, err)
 				return
 			}
+			for _, document := range page.Documents {
+				v, err := s.viewDocument(ctx, document)
+				if !yield(v, err) || err != nil {
+					return
+				}
+			}
+			if page.Next == "" {
+				return
+			}
+			query.After = page.Next
 		}
 	}
+}
+
+func (s *Sync) viewDocument(ctx context.Context, document store.Document) (Offer, error) {
+	r, err := s.offers.Decode(document)
+	if err != nil {
+		return Offer{}, err
+	}
+	return s.view(ctx, r)
 }
 
 // OwnOffer gives the offer that a member made; NotFound if there is none, or it
@@ -342,7 +392,8 @@ func (s *Sync) OwnOffer(ctx context.Context, organization, member string) (Offer
 }
 
 // RevokeOffer takes an offer back: at once if the cloud cannot know it, else by
-// the next run.
+// the next run. One whose removal waits for another organisation of the cloud to
+// be connected is forgotten.
 func (s *Sync) RevokeOffer(ctx context.Context, organization, id string) error {
 	r, err := s.findOffer(ctx, organization, id)
 	if fault.Of(err) == fault.NotFound {
@@ -351,44 +402,47 @@ func (s *Sync) RevokeOffer(ctx context.Context, organization, id string) error {
 	if err != nil {
 		return err
 	}
+	if r.Value.Quarantined == quarantinedElsewhere && !r.Value.Reissue {
+		return s.forget(ctx, r)
+	}
 	return s.revoke(ctx, r.ID)
 }
 
-// RevokeOwn takes back the offer that a member made.
-func (s *Sync) RevokeOwn(ctx context.Context, organization, member string) error {
+// RevokeOwn takes back the offer that a member made, and gives its id.
+func (s *Sync) RevokeOwn(ctx context.Context, organization, member string) (string, error) {
 	own, err := s.OwnOffer(ctx, organization, member)
 	if fault.Of(err) == fault.NotFound {
-		return machine.Invalid(notSponsoring)
+		return "", machine.Invalid(notSponsoring)
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
-	return s.revoke(ctx, own.ID)
+	return own.ID, s.revoke(ctx, own.ID)
 }
 
 // RevokeNamed takes back the offer of that friendly name, in any case of
-// letters.
-func (s *Sync) RevokeNamed(ctx context.Context, organization, name string) error {
+// letters, and gives its id.
+func (s *Sync) RevokeNamed(ctx context.Context, organization, name string) (string, error) {
 	organization, err := guid(organization)
 	if err != nil {
-		return err
+		return "", err
 	}
 	lookup, err := s.nameLookup(ctx, organization, strings.TrimSpace(name))
 	if err != nil {
-		return err
+		return "", err
 	}
 	if lookup == "" {
-		return machine.Invalid(notSponsoring)
+		return "", machine.Invalid(notSponsoring)
 	}
 	for r, err := range s.offers.ByLookup(ctx, lookup) {
 		if err != nil {
-			return err
+			return "", err
 		}
 		if !r.Value.toDelete() || r.Value.Reissue {
-			return s.revoke(ctx, r.ID)
+			return r.ID, s.revoke(ctx, r.ID)
 		}
 	}
-	return machine.Invalid(notSponsoring)
+	return "", machine.Invalid(notSponsoring)
 }
 
 // revoke is done again for as long as a run, or anybody, writes the same offer.
@@ -411,7 +465,7 @@ func (s *Sync) revoke(ctx context.Context, id string) error {
 		}
 		if r.Value.Reissue {
 			p, err := s.openParticulars(ctx, id, r.Value.Sealed)
-			if err != nil {
+			if err != nil && fault.Of(err) != fault.Lost {
 				return err
 			}
 			p.Next = nil
@@ -528,119 +582,6 @@ func (s *Sync) checkName(ctx context.Context, lookup, own string) error {
 		}
 		if r.ID != own && (!r.Value.toDelete() || r.Value.Reissue) {
 			return &machine.Problem{Class: fault.Conflict, Message: "Another offer of this organization has that name. Choose a different one."}
-		}
-	}
-	return nil
-}
-
-// LegacyOffer is a row of an official server's table of sponsorships.
-type LegacyOffer struct {
-	ID                   string
-	OrganizationUserID   string
-	FriendlyName         string
-	Email                string
-	Plan                 int
-	LastSync, ValidUntil *time.Time
-	ToDelete             bool
-	AdminInitiated       bool
-	Notes                string
-}
-
-// Imported tells what became of rows.
-type Imported struct {
-	Taken int
-	// Rekeyed are those of Taken that shared their key with an older one, and
-	// will be sent as new offers.
-	Rekeyed int
-	// Known are those that are here already, by an earlier import or otherwise.
-	Known int
-	// Dropped are revoked rows whose key belongs to another: there is nothing of
-	// theirs to remove from the cloud.
-	Dropped int
-}
-
-// Import takes over the rows of an official server. Of several with one key the
-// one that was synced first keeps it. It is safe to repeat.
-func (s *Sync) Import(ctx context.Context, organization string, rows []LegacyOffer) (Imported, error) {
-	var done Imported
-	organization, err := guid(organization)
-	if err != nil {
-		return done, err
-	}
-	byKey := map[string][]LegacyOffer{}
-	for i, row := range rows {
-		member, memberErr := guid(row.OrganizationUserID)
-		id, idErr := guid(row.ID)
-		if err := errors.Join(memberErr, idErr); err != nil {
-			return done, machine.Invalid("Row %d has no GUID as its id, or as that of its member.", i)
-		}
-		row.OrganizationUserID, row.ID = member, id
-		byKey[member] = append(byKey[member], row)
-	}
-	for _, member := range slices.Sorted(maps.Keys(byKey)) {
-		same := byKey[member]
-		slices.SortFunc(same, olderFirst)
-		for i, row := range same {
-			if err := s.importRow(ctx, organization, row, i > 0, &done); err != nil {
-				return done, fmt.Errorf("row %s: %w", row.ID, err)
-			}
-		}
-	}
-	return done, nil
-}
-
-// olderFirst sorts by the first sync, then those that were never synced.
-func olderFirst(a, b LegacyOffer) int {
-	switch {
-	case a.LastSync == nil && b.LastSync == nil:
-		return strings.Compare(a.ID, b.ID)
-	case a.LastSync == nil:
-		return 1
-	case b.LastSync == nil:
-		return -1
-	}
-	return cmp.Or(a.LastSync.Compare(*b.LastSync), strings.Compare(a.ID, b.ID))
-}
-
-func (s *Sync) importRow(ctx context.Context, organization string, row LegacyOffer, rekey bool, done *Imported) error {
-	now := s.now().UTC()
-	o := offer{
-		Member: row.OrganizationUserID, Key: row.OrganizationUserID, Plan: row.Plan, Admin: row.AdminInitiated,
-		Created: now, Changed: now, LastSync: row.LastSync, ValidUntil: row.ValidUntil,
-		// It may have been sent, and the answer lost: that was not noted there.
-		FirstAttempt: &now,
-	}
-	if rekey {
-		if row.ToDelete {
-			done.Dropped++
-			return nil
-		}
-		o.Key, o.LastSync, o.ValidUntil, o.FirstAttempt = uuid.NewSHA1(offerIDs, []byte("row "+row.ID)).String(), nil, nil, nil
-	}
-	o.settle()
-	if row.ToDelete {
-		o.State = Revoking
-		if row.ValidUntil != nil {
-			o.State = RevokedUntilExpiry
-		}
-	}
-	r := store.Record[offer]{ID: offerID(organization, o.Key), Parent: organization, Value: o}
-	var err error
-	if r.Lookup, err = s.nameLookup(ctx, organization, row.FriendlyName); err != nil {
-		return err
-	}
-	if r.Value.Sealed, err = s.sealParticulars(ctx, r.ID, particulars{Email: row.Email, Name: row.FriendlyName, Notes: row.Notes}); err != nil {
-		return err
-	}
-	switch _, err := s.offers.Put(ctx, r, store.Absent()); {
-	case fault.Of(err) == fault.Conflict:
-		done.Known++
-	case err != nil:
-		return err
-	default:
-		done.Taken++
-		if rekey {
-			done.Rekeyed++
 		}
 	}
 	return nil

@@ -155,7 +155,7 @@ func TestAnotherOfferOfTheSameMemberTakesThePlaceOfTheOneBefore(t *testing.T) {
 func TestOffersAreRevokedByName(t *testing.T) {
 	w := sent(t, 3)
 	for _, name := range []string{"FAMILY 2", " family 2 "} {
-		err := w.RevokeNamed(t.Context(), w.Org, name)
+		_, err := w.RevokeNamed(t.Context(), w.Org, name)
 		if (err != nil) != (name != "FAMILY 2") {
 			t.Errorf("%q: %v", name, err)
 		}
@@ -164,12 +164,12 @@ func TestOffersAreRevokedByName(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	for _, name := range []string{"", "Family 9"} {
-		err := w.RevokeNamed(t.Context(), w.Org, name)
+		_, err := w.RevokeNamed(t.Context(), w.Org, name)
 		if problem, ok := machine.AsProblem(err); !ok || problem.Message != "You are not currently sponsoring an organization." {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	if err := w.RevokeOwn(t.Context(), w.Org, cloudtest.Member(9)); fault.Of(err) != fault.Invalid {
+	if _, err := w.RevokeOwn(t.Context(), w.Org, cloudtest.Member(9)); fault.Of(err) != fault.Invalid {
 		t.Errorf("%v", err)
 	}
 	// Another organisation's are out of reach.

@@ -18,8 +18,12 @@ import (
 const (
 	// writers bounds the writes of offers that a run has under way.
 	writers = 8
-	// applyTime is what applying a batch may take, with which a run calculates.
-	applyTime = 15 * time.Second
+	// ApplyTime is what applying a batch may take, with which a run calculates, and
+	// whoever calls one.
+	ApplyTime = 15 * time.Second
+	// maxRetried bounds the quarantined offers that are sent once more: each that
+	// still fails takes some requests.
+	maxRetried = 10
 )
 
 // worker does a run while it has the lease.
@@ -36,6 +40,8 @@ type worker struct {
 	records []store.Record[offer]
 	// quarantined counts offers that planning left out since the last batch.
 	quarantined int
+	// retried counts quarantined offers that were sent once more.
+	retried int
 }
 
 // perform goes on with the run from where the store says it is.
@@ -48,7 +54,7 @@ func (w *worker) perform(ctx context.Context) error {
 	if w.run.Value.Status.Finished() {
 		return w.ended(ctx)
 	}
-	if wait := w.run.Value.NotBefore.Sub(w.now()); wait > 0 {
+	if wait := w.run.Value.NotBefore.Sub(w.now()); wait > 0 && wait <= farOff {
 		if err := w.wait(ctx, wait); err != nil {
 			return err
 		}
@@ -88,9 +94,16 @@ func (w *worker) begin(ctx context.Context) error {
 	if run.Fence > w.lease.token() {
 		return ErrFenced
 	}
-	run.Fence, run.Status, run.NotBefore = w.lease.token(), Running, time.Time{}
+	run.Fence, run.Status, run.NotBefore, run.WaitUntil = w.lease.token(), Running, time.Time{}, time.Time{}
 	if run.Started == nil {
-		run.Started, run.KeyRevision = pointer(w.now().UTC()), w.at.keyRevision
+		run.Started, run.KeyRevision, run.CloudOrganization = pointer(w.now().UTC()), w.at.keyRevision, w.at.cloudOrganization
+	}
+	if run.CloudOrganization != w.at.cloudOrganization {
+		// What one organisation of the cloud has answered says nothing of another.
+		return w.fail(ctx, &Failure{
+			Code: CodeOrganizationChanged, Message: "The organization of the cloud is another than the one that the run began with.",
+			Hint: "the next run begins anew, with the one that is connected now", Class: fault.Conflict,
+		})
 	}
 	return w.save(ctx, run)
 }
@@ -149,12 +162,15 @@ func (w *worker) fail(ctx context.Context, why *Failure) error {
 // context's deadline.
 func (w *worker) spare(ctx context.Context, d time.Duration) bool {
 	deadline, ok := ctx.Deadline()
-	return !ok || deadline.Sub(w.now()) >= d+w.settings.RequestTimeout+applyTime
+	return !ok || deadline.Sub(w.now()) >= d+w.settings.RequestTimeout+ApplyTime
 }
 
 // maxWait is how long a run waits at the most; what takes longer is for another
 // invocation.
 const maxWait = 10 * time.Minute
+
+// longWait is a wait that whoever watches the run is told of.
+const longWait = 10 * time.Second
 
 // wait lets time pass before a request, under the lease, or leaves the run to
 // another invocation.
@@ -173,6 +189,13 @@ func (w *worker) wait(ctx context.Context, d time.Duration) error {
 	}
 	if d <= 0 {
 		return nil
+	}
+	if d >= longWait {
+		run := w.run.Value
+		run.WaitUntil = w.now().Add(d).UTC()
+		if err := w.save(ctx, run); err != nil {
+			return err
+		}
 	}
 	return w.waiter.Wait(ctx, d)
 }
@@ -211,9 +234,7 @@ func (w *worker) claim(ctx context.Context, r *store.Record[batch]) error {
 	r.Value.Fence = w.lease.token()
 	if r.Value.Status == sending && r.Value.Open {
 		r.Value.Ambiguous = true
-		if quiet := r.Value.RequestAt.Add(quietTime); quiet.After(w.quietUntil) {
-			w.quietUntil = quiet
-		}
+		w.quietUntil = maxTime(w.quietUntil, w.quiet(r.Value.RequestAt.Add(quietTime)))
 	}
 	return w.saveBatch(ctx, r)
 }
@@ -259,7 +280,20 @@ func (w *worker) plan(ctx context.Context) (*batch, error) {
 
 // gather walks the offers after a batch's cursor, page by page, until the batch
 // is full or they end.
+//
+// Offers that are to be replaced are asked after in a batch of their own, after
+// which the same offers are planned again. One that the cloud failed for is tried
+// again alone, so that it does not fail others.
 func (w *worker) gather(ctx context.Context, b *batch) error {
+	from, counted := b.Next, w.quarantined
+	var checks []store.Record[offer]
+	take := func(records []store.Record[offer]) {
+		w.records, b.Items = records, make([]item, len(records))
+		for i, r := range records {
+			b.Items[i].Offer = r.ID
+		}
+	}
+	var records []store.Record[offer]
 	for {
 		page, err := w.documents.List(ctx, store.Query{Collection: w.offers.Name(), Parent: w.run.Value.Organization, After: b.Next})
 		if err != nil {
@@ -270,24 +304,45 @@ func (w *worker) gather(ctx context.Context, b *batch) error {
 			if err != nil {
 				return err
 			}
-			b.Next = r.ID
-			if r.Value.toDelete() != (b.Phase == PhaseDeletes) {
-				continue
-			}
-			if r.Value.Quarantined != "" && b.Phase == PhaseOffers {
+			switch {
+			case r.Value.toDelete() != (b.Phase == PhaseDeletes), b.Phase == PhaseOffers && r.Value.Checked == w.run.ID:
+			case b.Phase == PhaseOffers && w.leftOut(&r.Value):
 				w.quarantined++
-				continue
-			}
-			w.records = append(w.records, r)
-			b.Items = append(b.Items, item{Offer: r.ID})
-			if len(b.Items) == w.settings.SyncBatch {
+			case b.Phase == PhaseOffers && r.Value.Quarantined == quarantinedCloud:
+				if len(records) > 0 {
+					take(records)
+					return nil
+				}
+				w.retried++
+				b.Next = r.ID
+				take([]store.Record[offer]{r})
 				return nil
+			default:
+				records = append(records, r)
+				if r.Value.toCheck(w.run.ID) {
+					checks = append(checks, r)
+				}
+			}
+			b.Next = r.ID
+			if len(records) == w.settings.SyncBatch {
+				page.Next = ""
+				break
 			}
 		}
-		if page.Next == "" {
-			return nil
+		if page.Next != "" {
+			continue
 		}
+		if len(checks) > 0 {
+			records, b.Next, w.quarantined = checks, from, counted
+		}
+		take(records)
+		return nil
 	}
+}
+
+// leftOut tells whether planning leaves an offer out that nobody revoked.
+func (w *worker) leftOut(o *offer) bool {
+	return o.heldBack(w.now()) || o.Quarantined == quarantinedCloud && w.retried >= maxRetried
 }
 
 // process sends a batch, keeps what became of it, and applies that.
@@ -367,31 +422,39 @@ func (w *worker) markOne(ctx context.Context, r *store.Record[offer], i *item) (
 			}
 			*r = fresh
 		}
-		o := &r.Value
-		if o.Fence > w.lease.token() {
+		if r.Value.Fence > w.lease.token() {
 			return ErrFenced
 		}
-		p, err := w.openParticulars(ctx, r.ID, o.Sealed)
-		if err != nil {
+		p, err := w.openParticulars(ctx, r.ID, r.Value.Sealed)
+		unreadable := fault.Of(err) == fault.Lost
+		if err != nil && !unreadable {
 			return err
 		}
-		*i = item{Offer: i.Offer, Generation: o.Generation, Delete: o.toDelete(), New: o.LastSync == nil, Doubt: o.MailUncertain}
 		changed := *r
-		switch unfit := o.unfit(p); {
-		case o.Quarantined != "" && !i.Delete:
+		o := &changed.Value
+		if o.elsewhere(w.at.cloudOrganization) && !o.toDelete() {
+			o.replace() // to this organisation it is new
+		}
+		i.describe(o, w.run.ID)
+		if i.Check && !unreadable && o.unfit(p, false) != "" {
+			i.Check, i.Delete = false, true // only a deletion of it can be sent
+		}
+		if why := w.unsendable(o, i, p, unreadable); why != "" {
 			i.Outcome = OutcomeQuarantined
-			return nil
-		case unfit != "":
-			i.Outcome = OutcomeQuarantined
-			changed.Value.Quarantined, changed.Value.Problem, changed.Value.Outcome = unfit, quarantineTexts[unfit], OutcomeQuarantined
-		default:
-			composed = compose(o, p)
-			if o.FirstAttempt != nil {
+			if o.Quarantined == why && !i.Check {
 				return nil
 			}
-			changed.Value.FirstAttempt = pointer(w.now().UTC())
+			o.quarantine(why)
+			if i.Check {
+				o.Checked = w.run.ID // as far as it goes
+			}
+		} else {
+			composed = compose(o, i.Delete, p)
+			if !o.noteSending(i.Delete, w.at.cloudOrganization, w.now().UTC()) {
+				return nil
+			}
 		}
-		changed.Value.Fence = w.lease.token()
+		o.Fence = w.lease.token()
 		revision, err := w.offers.Put(ctx, changed, store.AtRevision(r.Revision))
 		if err != nil {
 			r.Revision = 0 // read it anew
@@ -404,16 +467,52 @@ func (w *worker) markOne(ctx context.Context, r *store.Record[offer], i *item) (
 	return composed, err
 }
 
+// describe says how an offer is to be sent as it is now.
+func (i *item) describe(o *offer, run string) {
+	check := o.toCheck(run)
+	*i = item{Offer: i.Offer, Generation: o.Generation, Delete: o.toDelete() && !check, Check: check, New: o.LastSync == nil, Doubt: o.MailUncertain}
+}
+
+// unsendable tells why an offer must not be sent as an item says; "" if it may
+// be. A deletion needs nothing that is sealed, but what follows upon it does.
+func (w *worker) unsendable(o *offer, i *item, p particulars, unreadable bool) string {
+	switch {
+	case o.elsewhere(w.at.cloudOrganization):
+		return quarantinedElsewhere
+	case unreadable && (!i.Delete || o.Reissue):
+		return quarantinedUnreadable
+	case !o.toDelete() && o.heldBack(w.now()):
+		return o.Quarantined
+	}
+	return o.unfit(p, i.Delete)
+}
+
+// noteSending notes what has to be known of an offer before it is sent, and tells
+// whether that is new.
+func (o *offer) noteSending(deletion bool, cloudOrganization string, now time.Time) bool {
+	before := *o
+	if o.FirstAttempt == nil {
+		o.FirstAttempt = &now
+	}
+	o.CloudOrganization = cloudOrganization
+	o.DeleteSent = o.DeleteSent || deletion && o.Reissue
+	if o.Quarantined == quarantinedUnreadable || o.Quarantined == quarantinedElsewhere {
+		o.Quarantined, o.Problem = "", ""
+	}
+	return o.FirstAttempt != before.FirstAttempt || o.CloudOrganization != before.CloudOrganization ||
+		o.DeleteSent != before.DeleteSent || o.Quarantined != before.Quarantined
+}
+
 // compose is an offer in the words of the protocol.
-func compose(o *offer, p particulars) cloud.Offer {
-	composed := cloud.Offer{Key: o.Key, Plan: o.Plan, ToDelete: o.toDelete(), ValidUntil: o.ValidUntil}
+func compose(o *offer, deletion bool, p particulars) cloud.Offer {
+	composed := cloud.Offer{Key: o.Key, Plan: o.Plan, ToDelete: deletion, ValidUntil: o.ValidUntil}
 	if p.Name != "" && width(p.Name) <= maxText {
 		composed.FriendlyName = &p.Name
 	}
 	if p.Email != "" && width(p.Email) <= maxText {
 		composed.Email = &p.Email
 	}
-	if o.toDelete() {
+	if deletion {
 		// A deletion is idempotent only without a date.
 		composed.Plan, composed.ValidUntil = planFamilies, nil
 		return composed
@@ -455,8 +554,8 @@ func (w *worker) applyItems(ctx context.Context, b *batch) error {
 	group, grouped := errgroup.WithContext(limited)
 	group.SetLimit(writers)
 	for i, item := range b.Items {
-		if item.Outcome == "" || w.records[i].Revision == 0 || w.records[i].Value.Quarantined != "" && item.Outcome == OutcomeQuarantined {
-			continue
+		if item.Outcome == "" || w.records[i].Revision == 0 || item.Outcome == OutcomeQuarantined && !item.Refused {
+			continue // of the latter the offer tells already
 		}
 		group.Go(func() error { return w.applyItem(grouped, item, b.Ambiguous, w.records[i]) })
 	}
@@ -478,9 +577,14 @@ func (w *worker) advance(ctx context.Context, b *batch) error {
 	return w.save(ctx, run)
 }
 
-// logBatch writes one line for each request.
-func (w *worker) logBatch(ctx context.Context, b *batch, part span, began time.Time, outcome string) {
+// logBatch writes one line for each request; e is nil for a success.
+func (w *worker) logBatch(ctx context.Context, b *batch, part span, e *cloud.Error) {
+	outcome, detail := "ok", ""
+	if e != nil {
+		outcome, detail = string(e.Code), e.Detail
+	}
 	w.logger.LogAttrs(ctx, slog.LevelInfo, "sync batch", slog.String("runId", w.run.ID), slog.String("organization", w.run.Value.Organization),
 		slog.Int("batch", b.Number), slog.String("phase", string(b.Phase)), slog.Int("n", part.size()), slog.Int("deletes", b.deletes()),
-		slog.Int("attempt", b.Attempts), slog.Int("http", b.HTTPStatus), slog.Int64("ms", w.now().Sub(began).Milliseconds()), slog.String("outcome", outcome))
+		slog.Int("attempt", b.Attempts), slog.Int("http", b.HTTPStatus), slog.Int64("ms", w.now().Sub(b.RequestAt).Milliseconds()), slog.String("outcome", outcome),
+		slog.String("detail", detail))
 }

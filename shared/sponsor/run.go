@@ -23,7 +23,6 @@ type Trigger string
 const (
 	BySchedule Trigger = "schedule"
 	ByHand     Trigger = "manual"
-	ByEvent    Trigger = "event"
 )
 
 // RunStatus is how far a run is.
@@ -117,15 +116,35 @@ type Run struct {
 	Returned bool `json:"returned,omitempty"`
 	// KeyRevision is that of the key the run began with.
 	KeyRevision int `json:"keyRevision,omitempty"`
+	// CloudOrganization is whom the run began with.
+	CloudOrganization string `json:"cloudOrganization,omitempty"`
 	// NotBefore is when it goes on, where it has to wait longer than somebody
 	// could wait for it.
 	NotBefore time.Time `json:"notBefore,omitzero"`
+	// WaitUntil is when whoever is at it goes on, where that takes some time. What
+	// GetRun gives has it in NotBefore.
+	WaitUntil time.Time `json:"waitUntil,omitzero"`
+	// Try is there in what GetRun gives of a run that is sending something.
+	Try *Try `json:"-"`
 	// ErrorCode, Message and Hint say why it failed.
 	ErrorCode string `json:"errorCode,omitempty"`
 	Message   string `json:"message,omitempty"`
 	Hint      string `json:"hint,omitempty"`
 	Fence     int64  `json:"fence,omitempty"`
 }
+
+// Try is how far a run is with what it is sending.
+type Try struct {
+	// Number counts the tries so far, with the one that is under way; there are Of
+	// at the most.
+	Number, Of int
+	// LastCode is what the last one failed with; empty if none has.
+	LastCode string
+}
+
+// CodeOrganizationChanged ends a run over which the connection became one to
+// another organisation of the cloud.
+const CodeOrganizationChanged = "cloud_organization_changed"
 
 // Retention of what is only looked back at. It is on the store's clock.
 const (
@@ -150,7 +169,27 @@ func (s *Sync) TriggerRun(ctx context.Context, organization string, by Trigger) 
 			return Run{}, fmt.Errorf("let identity be asked again: %w", err)
 		}
 	}
-	return s.queue(ctx, organization, by, func(*schedule) bool { return true })
+	run, err := s.queue(ctx, organization, by, func(*schedule) bool { return true })
+	if err != nil || by != ByHand || !run.NotBefore.After(s.now()) {
+		return run, err
+	}
+	return s.hurry(ctx, run.ID)
+}
+
+// hurry lets a run go on at once that the cloud asked to wait. While the cloud may
+// still be at work on a request it waits nevertheless.
+func (s *Sync) hurry(ctx context.Context, id string) (Run, error) {
+	r, err := s.runs.Update(ctx, id, func(r *store.Record[Run]) error {
+		if r.Value.Status.Finished() || r.Value.NotBefore.IsZero() {
+			return store.ErrUnchanged
+		}
+		r.Value.NotBefore = time.Time{}
+		return nil
+	})
+	if err != nil {
+		return Run{}, fmt.Errorf("let the run go on: %w", err)
+	}
+	return r.Value, nil
 }
 
 // queue makes a run the current one of its organisation, if there is none and
@@ -204,7 +243,7 @@ func (s *Sync) current(ctx context.Context, organization string, c currentRun) (
 	return r, err
 }
 
-// GetRun gives one run.
+// GetRun gives one run. Of one that is under way it tells how far it is, too.
 func (s *Sync) GetRun(ctx context.Context, organization, id string) (Run, error) {
 	organization, err := guid(organization)
 	if err != nil {
@@ -215,7 +254,7 @@ func (s *Sync) GetRun(ctx context.Context, organization, id string) (Run, error)
 	}
 	r, err := s.runs.Get(ctx, id)
 	if err == nil && r.Parent == organization {
-		return r.Value, nil
+		return s.watch(ctx, r.Value)
 	}
 	if err != nil && fault.Of(err) != fault.NotFound {
 		return Run{}, err
@@ -232,7 +271,32 @@ func (s *Sync) GetRun(ctx context.Context, organization, id string) (Run, error)
 	return Run{}, machine.NotFound()
 }
 
-// Runs gives the last runs of an organisation, the newest first.
+// watch adds to a run what its open batch tells. A time to wait for that is over
+// is left out.
+func (s *Sync) watch(ctx context.Context, run Run) (Run, error) {
+	if run.Status.Finished() {
+		return run, nil
+	}
+	run.NotBefore = maxTime(run.NotBefore, run.WaitUntil)
+	if !run.NotBefore.After(s.now()) {
+		run.NotBefore = time.Time{}
+	}
+	b, err := s.batches.Get(ctx, batchID(run.ID, run.Batch+1))
+	if fault.Of(err) == fault.NotFound {
+		return run, nil
+	}
+	if err != nil {
+		return Run{}, fmt.Errorf("find the batch: %w", err)
+	}
+	run.Counts.Requests += b.Value.Counts.Requests
+	run.Counts.Retries += b.Value.Counts.Retries
+	if b.Value.Status == sending {
+		run.Try = &Try{b.Value.Attempts, maxTries, b.Value.LastCode}
+	}
+	return run, nil
+}
+
+// Runs gives the last runs of an organisation, the newest first, as GetRun does.
 func (s *Sync) Runs(ctx context.Context, organization string, limit int) ([]Run, error) {
 	organization, err := guid(organization)
 	if err != nil {
@@ -259,7 +323,13 @@ func (s *Sync) Runs(ctx context.Context, organization string, limit int) ([]Run,
 	slices.SortFunc(runs, func(a, b Run) int {
 		return cmp.Or(b.Requested.Compare(a.Requested), cmp.Compare(b.ID, a.ID))
 	})
-	return runs[:min(limit, len(runs))], nil
+	runs = runs[:min(limit, len(runs))]
+	for i := range runs {
+		if runs[i], err = s.watch(ctx, runs[i]); err != nil {
+			return nil, err
+		}
+	}
+	return runs, nil
 }
 
 // ContinueError says that a run is not through, and when it can go on. It is no
@@ -329,11 +399,10 @@ func (s *Sync) failEarly(ctx context.Context, organization string, c currentRun,
 
 // conclude tells the schedule what came of a run, once.
 func (s *Sync) conclude(ctx context.Context, run *Run) error {
-	var pending int
-	var oldest *time.Time
+	var left Census
 	if run.Status != Completed { // else the cloud has confirmed all of them
 		var err error
-		if pending, oldest, err = s.census(ctx, run.Organization); err != nil {
+		if left, err = s.census(ctx, run.Organization); err != nil {
 			return err
 		}
 	}
@@ -345,7 +414,7 @@ func (s *Sync) conclude(ctx context.Context, run *Run) error {
 		if !concluded {
 			return store.ErrUnchanged
 		}
-		sc.Current, sc.Last, sc.LastAttempt, sc.Pending, sc.OldestPending = nil, run.ID, &at, pending, oldest
+		sc.Current, sc.Last, sc.LastAttempt, sc.Pending, sc.OldestPending = nil, run.ID, &at, left.Pending, left.OldestPending
 		if run.Status == Failed {
 			sc.fail(run, at, s.random())
 			if run.ErrorCode == string(cloud.KeyInvalid) {
@@ -405,20 +474,14 @@ func (s *Sync) reportAges(ctx context.Context, organization string, sc schedule)
 	s.gauge(ctx, MetricOldestPending, oldest.Seconds(), labels)
 }
 
-// census counts the offers that the cloud has not confirmed, and finds since
-// when the oldest waits.
-func (s *Sync) census(ctx context.Context, organization string) (pending int, oldest *time.Time, err error) {
+// census counts an organisation's offers.
+func (s *Sync) census(ctx context.Context, organization string) (Census, error) {
+	var c Census
 	for r, err := range s.offers.ByParent(ctx, organization) {
 		if err != nil {
-			return 0, nil, fmt.Errorf("count the offers: %w", err)
+			return Census{}, fmt.Errorf("count the offers: %w", err)
 		}
-		if r.Value.State != Pending && !r.Value.Reissue {
-			continue
-		}
-		pending++
-		if changed := r.Value.Changed; oldest == nil || changed.Before(*oldest) {
-			oldest = &changed
-		}
+		c.add(&r.Value)
 	}
-	return pending, oldest, nil
+	return c, nil
 }

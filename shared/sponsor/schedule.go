@@ -12,6 +12,11 @@ import (
 
 const (
 	day = 24 * time.Hour
+	// clockSlack is how far ahead the clock may have been that noted a time, and
+	// farOff more than is ever waited for by the schedule or a run. What is further
+	// away was noted by a clock that was wrong, and waiting for it could take years.
+	clockSlack = time.Hour
+	farOff     = day + clockSlack
 	// onTime is how late a run may succeed and still keep its organisation's time
 	// of the day. Ticks come every quarter of an hour.
 	onTime = time.Hour
@@ -35,6 +40,8 @@ type schedule struct {
 	LastCode string `json:"lastCode,omitempty"`
 	// Refused is the revision of the key that the cloud refused.
 	Refused int `json:"refused,omitempty"`
+	// KeyRevision is that of the last key of a connection that was removed.
+	KeyRevision int `json:"keyRevision,omitempty"`
 	// Warned is the age of the last success, in days, that was warned of.
 	Warned int `json:"warned,omitempty"`
 	// Pending and OldestPending are of the end of the last run.
@@ -69,10 +76,16 @@ func firstSlot(installation, organization string, now time.Time) time.Time {
 // late one, or one by hand, moves it.
 func (sc *schedule) succeed(run *Run, at time.Time) {
 	sc.NextDue = at.Add(day)
-	if run.Trigger == BySchedule && at.Sub(run.Due) < onTime {
+	if late := at.Sub(run.Due); run.Trigger == BySchedule && late >= 0 && late < onTime {
 		sc.NextDue = run.Due.Add(day)
 	}
 	sc.LastSuccess, sc.Failures, sc.LastCode, sc.Refused, sc.Warned = &at, 0, "", 0, 0
+}
+
+// due tells whether the time of a run has come.
+func (sc *schedule) due(now time.Time) bool {
+	wait := sc.NextDue.Sub(now)
+	return wait <= 0 || wait > farOff
 }
 
 // fail notes a failure. One of a run by hand does not move the schedule.

@@ -2,6 +2,7 @@ package sponsor_test
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -28,6 +29,8 @@ func TestT124NoKeyTokenOrAddressIsInLogsMetricsErrorsOrTheStore(t *testing.T) {
 		{Action: emulator.Status, Status: 400, Body: echo}, {Action: emulator.Status, Status: 500, Body: echo}, {Action: emulator.Status, Status: 200, Body: echo},
 		{Action: emulator.Status, Status: 403, Body: echo, Headers: map[string]string{"WWW-Authenticate": "Bearer error=\"" + w.Cloud.Key + "\""}},
 		{Action: emulator.Status, Status: 401, Body: echo, Headers: map[string]string{"WWW-Authenticate": "Bearer error=\"" + w.Cloud.Key + "\""}},
+		{Action: emulator.Status, Status: 302, Headers: map[string]string{"Location": "https://" + w.Cloud.Key + "@portal.example/" + cloudtest.Address(2)}},
+		{Action: emulator.Status, Status: 400, Body: `{"validationErrors":{"Family 2":["x"],"Family 3 ":["x"]}}`},
 		{Action: emulator.HTML}, {Action: emulator.Close}, {Action: emulator.Truncate, Bytes: 200}, {Action: emulator.Hang, Milliseconds: 70_000},
 	} {
 		w.fault(f)
@@ -43,6 +46,12 @@ func TestT124NoKeyTokenOrAddressIsInLogsMetricsErrorsOrTheStore(t *testing.T) {
 		w.Cloud.ExpectToken(w.Cloud.Installation.ID)
 		w.Clock.Pass(25 * time.Hour)
 	}
+	for _, secret := range []string{w.Cloud.Key, w.Cloud.Installation.Key, cloudtest.Address(2)} {
+		w.Cloud.Transport.Break(w.Cloud.APIURL(), errors.New("proxy http://"+secret+"@proxy.example refuses"))
+		note(w.sync())
+		w.Clock.Pass(25 * time.Hour)
+	}
+	w.Cloud.Transport.Break(w.Cloud.APIURL(), nil)
 	w.faultSyncs(emulator.Fault{Match: withOffer(4), Action: emulator.Status, Status: 500})
 	note(w.sync())
 	w.fault()

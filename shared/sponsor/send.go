@@ -61,6 +61,14 @@ func mayStillWork(e *cloud.Error) bool {
 	}
 }
 
+// reachedSync tells whether it came to a request for a sync, which a token comes
+// before; e is nil for a success.
+func reachedSync(e *cloud.Error) bool { return e == nil || e.Stage == cloud.StageSync }
+
+// heldBack tells whether nothing was sent, because this client itself has asked
+// for too many tokens lately.
+func heldBack(e *cloud.Error) bool { return e.Code == cloud.RateLimited && e.Status == 0 }
+
 // send sends what of a batch is still to be sent, and keeps what became of it.
 func (w *worker) send(ctx context.Context, r *store.Record[batch]) error {
 	for len(r.Value.Parts) > 0 {
@@ -119,12 +127,15 @@ func (w *worker) sendPart(ctx context.Context, r *store.Record[batch]) error {
 	b.Open = ok && mayStillWork(e)
 	if ok {
 		b.HTTPStatus = e.Status
-		w.logBatch(ctx, b, part, b.RequestAt, string(e.Code))
+		w.logBatch(ctx, b, part, e)
+		if !reachedSync(e) {
+			b.Counts.Requests--
+		}
 		return w.react(ctx, r, e)
 	}
 	b.HTTPStatus = http.StatusOK
 	b.match(part, keys, answer, b.ResponseAt)
-	w.logBatch(ctx, b, part, b.RequestAt, "ok")
+	w.logBatch(ctx, b, part, nil)
 	b.pop()
 	return nil
 }
@@ -132,14 +143,21 @@ func (w *worker) sendPart(ctx context.Context, r *store.Record[batch]) error {
 // pop is done with the part that was next.
 func (b *batch) pop() {
 	b.Parts = b.Parts[:len(b.Parts)-1]
-	b.Attempts, b.Same, b.LastCode = 0, 0, ""
+	b.Attempts, b.Same, b.LastCode, b.Cleared = 0, 0, "", false
 }
 
 // turn waits for this process's turn, and until the cloud is through with what
 // was sent before.
 func (w *worker) turn(ctx context.Context) error {
-	now := w.now()
-	return w.wait(ctx, max(w.pace.turn(now), w.quietUntil.Sub(now)))
+	if err := w.wait(ctx, max(0, w.quietUntil.Sub(w.now()))); err != nil {
+		return err
+	}
+	for wait := w.pace.take(w.now()); wait > 0; wait = w.pace.take(w.now()) {
+		if err := w.wait(ctx, wait); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // request sends offers once. Turn comes before it.
@@ -176,12 +194,16 @@ func maxTime(a, b time.Time) time.Time {
 // for what causes it, or the run's end.
 func (w *worker) react(ctx context.Context, r *store.Record[batch], e *cloud.Error) error {
 	b := &r.Value
+	w.records = nil // what anybody wishes of the offers may have changed
+	if heldBack(e) {
+		b.Attempts-- // it is no try, and not what the run fails for
+		return w.pause(ctx, r, e.RetryAfter)
+	}
 	b.Ambiguous = b.Ambiguous || e.Ambiguous
 	if b.LastCode != string(e.Code) {
 		b.LastCode, b.Same = string(e.Code), 0
 	}
 	b.Same++
-	w.records = nil // what anybody wishes of the offers may have changed
 	if err := ctx.Err(); err != nil {
 		return w.leave(ctx, r, err)
 	}
@@ -191,11 +213,13 @@ func (w *worker) react(ctx context.Context, r *store.Record[batch], e *cloud.Err
 		if why := w.diagnose(ctx, r, e); why != nil {
 			return w.giveUp(ctx, r, why)
 		}
-		if b.Bisecting {
+	case blames && b.Bisecting && (e.Code == cloud.RequestInvalid || b.Same >= bisectTries):
+		if e.Code == cloud.RequestInvalid || b.Cleared || b.Parts[len(b.Parts)-1].size() > 1 {
 			return w.split(ctx, r, e)
 		}
-	case blames && b.Bisecting && (e.Code == cloud.RequestInvalid || b.Same >= bisectTries):
-		return w.split(ctx, r, e)
+		if why := w.clear(ctx, b); why != nil {
+			return w.giveUp(ctx, r, why)
+		}
 	case !e.Retryable():
 		return w.giveUp(ctx, r, e)
 	}
@@ -208,11 +232,19 @@ func (w *worker) react(ctx context.Context, r *store.Record[batch], e *cloud.Err
 	if e.RetryAfter > 0 {
 		wait = e.RetryAfter + time.Duration(w.random()*float64(backoffBase))
 	}
-	// The batch as it stands says what to go on with, and when.
+	return w.pause(ctx, r, wait)
+}
+
+// pause waits until a batch is gone on with. The batch as it stands says with
+// what.
+func (w *worker) pause(ctx context.Context, r *store.Record[batch], d time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return w.leave(ctx, r, err)
+	}
 	if err := w.saveBatch(ctx, r); err != nil {
 		return err
 	}
-	return w.wait(ctx, wait)
+	return w.wait(ctx, d)
 }
 
 // leave keeps what is known of a batch whose context ended.
@@ -300,24 +332,12 @@ func (w *worker) explained(b *batch, e *cloud.Error) error {
 // it returns ends the run.
 func (w *worker) diagnose(ctx context.Context, r *store.Record[batch], e *cloud.Error) error {
 	b := &r.Value
-	ask := func(offers ...cloud.Offer) (*cloud.Error, error) {
-		if err := w.turn(ctx); err != nil {
-			return nil, err
-		}
-		b.Counts.Requests++
-		_, err := w.request(ctx, offers)
-		failed, ok := errors.AsType[*cloud.Error](err)
-		if err != nil && !ok {
-			return nil, err
-		}
-		return failed, nil
-	}
-	failed, err := ask()
+	failed, err := w.ask(ctx, b)
 	if err != nil {
 		return err
 	}
 	if failed == nil {
-		if failed, err = ask(cloud.Offer{Key: uuid.NewString(), ToDelete: true}); err != nil {
+		if failed, err = w.ask(ctx, b, nothing()); err != nil {
 			return err
 		}
 		if failed != nil && failed.Code == cloud.CloudError {
@@ -329,7 +349,8 @@ func (w *worker) diagnose(ctx context.Context, r *store.Record[batch], e *cloud.
 		}
 		if failed == nil {
 			w.logger.WarnContext(ctx, "diagnosis: an offer of the batch is to blame", slog.String("runId", w.run.ID), slog.Int("batch", b.Number))
-			b.Diagnosed, b.Bisecting = true, true
+			// Or the cloud is just back, which the next tries show.
+			b.Diagnosed, b.Bisecting, b.Cleared, b.Same = true, true, true, 0
 			return nil
 		}
 	}
@@ -341,6 +362,42 @@ func (w *worker) diagnose(ctx context.Context, r *store.Record[batch], e *cloud.
 		b.Diagnosed = true
 	case !failed.Retryable():
 		return failed
+	}
+	return nil
+}
+
+// nothing is the deletion of an offer that never was.
+func nothing() cloud.Offer { return cloud.Offer{Key: uuid.NewString(), ToDelete: true} }
+
+// ask sends offers that are not of the batch, and gives the cloud's failure.
+func (w *worker) ask(ctx context.Context, b *batch, offers ...cloud.Offer) (*cloud.Error, error) {
+	if err := w.turn(ctx); err != nil {
+		return nil, err
+	}
+	_, err := w.request(ctx, offers)
+	failed, ok := errors.AsType[*cloud.Error](err)
+	if err != nil && !ok {
+		return nil, err
+	}
+	if reachedSync(failed) {
+		b.Counts.Requests++
+	}
+	return failed, nil
+}
+
+// clear finds out, before an offer is blamed, whether the cloud fails for
+// anything at the moment. What it returns ends the run.
+func (w *worker) clear(ctx context.Context, b *batch) error {
+	failed, err := w.ask(ctx, b, nothing())
+	switch {
+	case err != nil:
+		return err
+	case failed == nil:
+		b.Cleared = true
+	case !failed.Retryable():
+		return failed
+	default:
+		b.Same = 0
 	}
 	return nil
 }
@@ -357,7 +414,7 @@ func (w *worker) split(ctx context.Context, r *store.Record[batch], e *cloud.Err
 	if part.size() == 1 {
 		w.logger.WarnContext(ctx, "an offer is quarantined that the cloud fails for", slog.String("runId", w.run.ID),
 			slog.String("offer", b.Items[part.From].Offer), slog.String("code", string(e.Code)))
-		b.Items[part.From].Outcome = OutcomeQuarantined
+		b.Items[part.From].Outcome, b.Items[part.From].Refused = OutcomeQuarantined, true
 	} else {
 		middle := part.From + part.size()/2
 		b.Parts = append(b.Parts, span{middle, part.To}, span{part.From, middle})
@@ -380,35 +437,42 @@ func (w *worker) accepts(ctx context.Context, b *batch) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if known.Value.toDelete() || known.Value.LastSync == nil || known.Value.Quarantined != "" {
+		if known.Value.toDelete() || known.Value.LastSync == nil || known.Value.Quarantined != "" || known.Value.elsewhere(w.at.cloudOrganization) {
 			continue
 		}
-		return w.witness(ctx, b, known)
+		p, err := w.openParticulars(ctx, known.ID, known.Value.Sealed)
+		if fault.Of(err) == fault.Lost {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		return w.witness(ctx, b, compose(&known.Value, false, p))
 	}
 	return w.at.enterprise, nil
 }
 
 // witness refreshes an offer that the cloud is known to have.
-func (w *worker) witness(ctx context.Context, b *batch, known store.Record[offer]) (bool, error) {
-	p, err := w.openParticulars(ctx, known.ID, known.Value.Sealed)
-	if err != nil {
-		return false, err
-	}
+func (w *worker) witness(ctx context.Context, b *batch, known cloud.Offer) (bool, error) {
 	for try := 1; ; try++ {
 		if err := w.turn(ctx); err != nil {
 			return false, err
 		}
-		b.Counts.Requests++
-		answer, err := w.request(ctx, []cloud.Offer{compose(&known.Value, p)})
+		answer, err := w.request(ctx, []cloud.Offer{known})
 		e, ok := errors.AsType[*cloud.Error](err)
+		if reachedSync(e) {
+			b.Counts.Requests++
+		}
 		switch {
 		case err == nil:
 			b.Returned = len(answer) > 0
 			return b.Returned, nil
+		case ok && heldBack(e):
+			try--
 		case !ok || !e.Retryable() || try == maxTries:
 			return false, err
 		}
-		if err := w.wait(ctx, max(w.backoff(try), e.RetryAfter)); err != nil {
+		if err := w.wait(ctx, max(w.backoff(max(try, 1)), e.RetryAfter)); err != nil {
 			return false, err
 		}
 	}

@@ -43,6 +43,13 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
 
+// The official server's texts that its HTTP side has for refusals of its own, too.
+const (
+	ToOneself       = "Cannot offer a Families Organization Sponsorship to yourself. Choose a different email."
+	UnknownMember   = "Unknown Organization User"
+	MalformedConfig = "Organization Connection configuration malformed"
+)
+
 // RingName is the name of the ring that seals what is secret here.
 const RingName = "billing-sync"
 
@@ -56,7 +63,7 @@ type Config struct {
 	// Trust verifies licences; see LoadTrust. Nil: none can be installed.
 	Trust *licence.Trust
 	// Usage tells what an organisation uses, which a licence has to allow. Nil:
-	// that is not known, and not checked.
+	// what SetUsage was told; where it was told nothing, that is not checked.
 	Usage func(ctx context.Context, organization string) (licence.Usage, error)
 	// Logger may be nil.
 	Logger *slog.Logger
@@ -78,9 +85,11 @@ type Waiter interface {
 	Wait(ctx context.Context, d time.Duration) error
 }
 
-type timers struct{}
+// Timers is the Waiter of real time.
+type Timers struct{}
 
-func (timers) Wait(ctx context.Context, d time.Duration) error {
+// Wait implements Waiter.
+func (Timers) Wait(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -115,6 +124,9 @@ type Sync struct {
 	schedules   store.Collection[schedule]
 	licences    store.Collection[installed]
 	nameKeys    store.Collection[nameKey]
+	licenceKeys store.Collection[licenceClaim]
+	usages      store.Collection[Usage]
+	imports     store.Collection[importedRow]
 
 	mu sync.Mutex
 	// names are the keys of nameKeys, opened, by organisation.
@@ -134,6 +146,9 @@ func New(c Config) (*Sync, error) {
 		schedules:   store.NewCollection[schedule](c.Store, "sync-schedules"),
 		licences:    store.NewCollection[installed](c.Store, "licences"),
 		nameKeys:    store.NewCollection[nameKey](c.Store, "offer-name-keys"),
+		licenceKeys: store.NewCollection[licenceClaim](c.Store, "licence-keys"),
+		usages:      store.NewCollection[Usage](c.Store, "licence-usage"),
+		imports:     store.NewCollection[importedRow](c.Store, "offer-imports"),
 		names:       map[string][]byte{},
 	}
 	if s.logger == nil {
@@ -146,7 +161,7 @@ func New(c Config) (*Sync, error) {
 		s.now = time.Now
 	}
 	if s.waiter == nil {
-		s.waiter = timers{}
+		s.waiter = Timers{}
 	}
 	if s.random == nil {
 		s.random = rand.Float64
@@ -182,7 +197,10 @@ func LoadTrust(settings config.Billing) (*licence.Trust, error) {
 
 // pace spaces the requests of this process, whose address the cloud counts them
 // by: 5 a second and 60 a minute are published.
-type pace struct{ apart, aMinute *rate.Limiter }
+type pace struct {
+	mu             sync.Mutex
+	apart, aMinute *rate.Limiter
+}
 
 const (
 	requestsApart = 300 * time.Millisecond
@@ -193,12 +211,22 @@ const (
 )
 
 func newPace() *pace {
-	return &pace{rate.NewLimiter(rate.Every(requestsApart), 1), rate.NewLimiter(rate.Every(paceEvery), paceBurst)}
+	return &pace{apart: rate.NewLimiter(rate.Every(requestsApart), 1), aMinute: rate.NewLimiter(rate.Every(paceEvery), paceBurst)}
 }
 
-// turn books the next request and tells how long it has to wait.
-func (p *pace) turn(now time.Time) time.Duration {
-	return max(p.apart.ReserveN(now, 1).DelayFrom(now), p.aMinute.ReserveN(now, 1).DelayFrom(now))
+// take takes the turn of a request, if that is now, or tells after how long to
+// ask again. Who has to wait has booked nothing, so that nobody waits for the
+// turn of one who has gone.
+func (p *pace) take(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	apart, aMinute := p.apart.ReserveN(now, 1), p.aMinute.ReserveN(now, 1)
+	wait := max(apart.DelayFrom(now), aMinute.DelayFrom(now))
+	if wait > 0 {
+		apart.CancelAt(now)
+		aMinute.CancelAt(now)
+	}
+	return wait
 }
 
 // Failure is a refusal, or the end of a run, that has a code. It holds nothing
@@ -273,6 +301,22 @@ var texts = map[cloud.Code]string{
 // isOfficial are messages that clients compare, and that nothing is added to.
 var isOfficial = map[string]bool{cannotVerify: true}
 
+// unhandled is what the API says of any fault of its own.
+const unhandled = "An unhandled server error has occurred."
+
+// canShow tells whether what the cloud said can be shown and kept. The request of
+// a sync is full of names, which an answer to it could repeat: of those only what
+// the API is known to say is shown.
+func canShow(e *cloud.Error) bool {
+	switch {
+	case e.Stage == cloud.StageLicense:
+		return e.Code != cloud.RequestInvalid
+	case e.Stage == cloud.StageSync:
+		return e.Code == cloud.OrgUnknown || e.Code == cloud.KeyInvalid || e.Code == cloud.CloudError && e.Message == unhandled
+	}
+	return false
+}
+
 // fromCloud makes a failure of what the cloud's client says. Of anything else it
 // returns nil.
 func fromCloud(err error) *Failure {
@@ -281,8 +325,11 @@ func fromCloud(err error) *Failure {
 		return nil
 	}
 	f := &Failure{Code: string(e.Code), Message: e.Message, Hint: e.Hint, Class: fault.Of(e), cause: err}
-	if f.Message == "" || e.Code == cloud.RequestInvalid || e.Stage == cloud.StageToken {
+	if f.Message == "" || !canShow(e) {
 		f.Message = texts[e.Code]
+	}
+	if e.Detail != "" {
+		f.Message = strings.TrimSuffix(f.Message, ".") + ": " + e.Detail
 	}
 	if f.Class == fault.Denied {
 		// Denied is of our own stores and keys. To whoever asked, what the cloud

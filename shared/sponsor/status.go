@@ -18,7 +18,7 @@ type SyncStatus struct {
 	LastSponsorshipSync *time.Time
 	LastLicenseSync     *time.Time
 	LastAttempt         *time.Time
-	// NextDue is the zero time where no schedule runs.
+	// NextDue is the zero time where no schedule runs, or it waits for another key.
 	NextDue time.Time
 	// Failures are those of the schedule since the last success, and ErrorCode
 	// is of the last run.
@@ -33,12 +33,39 @@ type SyncStatus struct {
 	Blocked *time.Time
 	// Overdue is 30, 90 or 150 where the last success was that many days ago.
 	Overdue int
-	// Pending offers were not confirmed by the cloud at the end of the last run.
-	Pending       int
-	OldestPending *time.Time
+	// Census is of now.
+	Census
 	// Skew is how far the cloud's clock was ahead at the last answer to this
 	// process; nil if there was none.
 	Skew *time.Duration
+}
+
+// Census counts offers that something is still to be done about.
+type Census struct {
+	// Pending ones await a run: to be sent, removed, or made anew. OldestPending is
+	// since when; nil if there are none.
+	Pending       int
+	OldestPending *time.Time
+	// Quarantined ones are not sent, and of MailUncertain ones the cloud may not
+	// have mailed what it has: somebody has to look at them.
+	Quarantined, MailUncertain int
+}
+
+// add counts an offer.
+func (c *Census) add(o *offer) {
+	if o.Quarantined != "" {
+		c.Quarantined++
+	}
+	if o.MailUncertain && o.LastSync != nil && !o.toDelete() {
+		c.MailUncertain++
+	}
+	if o.State != Pending && o.State != Revoking {
+		return
+	}
+	c.Pending++
+	if c.OldestPending == nil || o.Changed.Before(*c.OldestPending) {
+		c.OldestPending = pointer(o.Changed)
+	}
 }
 
 // When shows the time of a sync as clients do.
@@ -72,14 +99,15 @@ func (s *Sync) Status(ctx context.Context, organization string) (SyncStatus, err
 		st.fill(sc.Value, s.now())
 		st.KeyRefused = sc.Value.Refused != 0 && st.Connection != nil && sc.Value.Refused == st.Connection.KeyRevision
 	}
-	if st.Connection == nil || !st.Connection.Enabled || !s.settings.CloudCommunication {
+	if st.Connection == nil || !st.Connection.Enabled || !s.settings.CloudCommunication || st.KeyRefused {
 		st.NextDue = time.Time{}
 	}
-	l, err := s.licences.Get(ctx, organization)
-	if err != nil && fault.Of(err) != fault.NotFound {
+	if st.LastLicenseSync, err = s.LastLicenseSync(ctx, organization); err != nil {
 		return st, err
 	}
-	st.LastLicenseSync = l.Value.LastSync
+	if st.Census, err = s.census(ctx, organization); err != nil {
+		return st, err
+	}
 	until, err := s.breaker.Blocked(ctx, s.cloud.Subject(cloud.ScopeInstallation))
 	if err != nil {
 		return st, err
@@ -96,7 +124,6 @@ func (s *Sync) Status(ctx context.Context, organization string) (SyncStatus, err
 func (st *SyncStatus) fill(sc schedule, now time.Time) {
 	st.LastSponsorshipSync, st.LastAttempt, st.NextDue = sc.LastSuccess, sc.LastAttempt, sc.NextDue
 	st.Failures, st.ErrorCode, st.LastRun = sc.Failures, sc.LastCode, sc.Last
-	st.Pending, st.OldestPending = sc.Pending, sc.OldestPending
 	st.Overdue = sc.overdue(now)
 	if sc.Current != nil {
 		st.CurrentRun = sc.Current.ID
@@ -122,6 +149,16 @@ func (s *Sync) LastSync(ctx context.Context, organization string) (*time.Time, e
 	return last, nil
 }
 
+// LastLicenseSync is when the organisation's licence last came from the cloud; nil
+// if it never did.
+func (s *Sync) LastLicenseSync(ctx context.Context, organization string) (*time.Time, error) {
+	l, err := s.licences.Get(ctx, organization)
+	if err != nil && fault.Of(err) != fault.NotFound {
+		return nil, err
+	}
+	return l.Value.LastSync, nil
+}
+
 // staleAfter is the age of a last success that health is no more good with.
 const staleAfter = 48 * time.Hour
 
@@ -130,6 +167,7 @@ type Health struct {
 	Organization string     `json:"organization"`
 	Good         bool       `json:"good"`
 	LastRun      string     `json:"lastRun,omitempty"`
+	LastAttempt  *time.Time `json:"lastAttempt"`
 	LastSuccess  *time.Time `json:"lastSuccess"`
 	ErrorCode    string     `json:"errorCode,omitempty"`
 	NextDue      *time.Time `json:"nextDue"`
@@ -150,7 +188,7 @@ func (s *Sync) Health(ctx context.Context) ([]Health, error) {
 			return nil, err
 		}
 		h := Health{
-			Organization: c.ID, LastRun: sc.Value.Last, LastSuccess: sc.Value.LastSuccess, ErrorCode: sc.Value.LastCode,
+			Organization: c.ID, LastRun: sc.Value.Last, LastAttempt: sc.Value.LastAttempt, LastSuccess: sc.Value.LastSuccess, ErrorCode: sc.Value.LastCode,
 			Good: sc.Value.LastCode == "" && sc.Value.successAge(s.now()) < staleAfter,
 		}
 		if err == nil {

@@ -109,9 +109,12 @@ func (s *Sync) tickOne(ctx context.Context, c store.Record[connection]) (Run, er
 	if err != nil {
 		return Run{}, err
 	}
+	if c.Value.Enabled {
+		s.reportAges(ctx, c.ID, sc.Value)
+	}
 	s.warnOverdue(ctx, c.ID, sc.Value)
 	due := func(sc *schedule) bool {
-		return c.Value.Enabled && c.Value.Key != nil && sc.Refused != c.Value.KeyRevision && !now.Before(sc.NextDue)
+		return c.Value.Enabled && c.Value.Key != nil && sc.Refused != c.Value.KeyRevision && sc.due(now)
 	}
 	if sc.Value.Current == nil && !due(&sc.Value) {
 		return Run{}, nil
@@ -146,7 +149,6 @@ func (s *Sync) warnOverdue(ctx context.Context, organization string, sc schedule
 	if reached <= sc.Warned {
 		return
 	}
-	s.reportAges(ctx, organization, sc)
 	s.logger.WarnContext(ctx, "sponsorships have not been synced for long; after 182 days the cloud drops offers that were not redeemed",
 		slog.String("organization", organization), slog.Int("days", reached), slog.String("code", sc.LastCode))
 	err := s.changeSchedule(ctx, organization, func(sc *schedule) error {

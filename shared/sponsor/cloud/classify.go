@@ -2,6 +2,7 @@ package cloud
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,8 +69,11 @@ func (c *Client) classify(r request, received response) *Error {
 	default:
 		classifySync(e, model)
 	}
-	if e.Code == RequestInvalid && e.Detail == "" {
-		e.Detail = c.shown(r, invalidMembers(model))
+	if e.Code == RequestInvalid {
+		e.Hint = reportHint
+		if e.Detail == "" {
+			e.Detail = c.shown(r, invalidMembers(model))
+		}
 	}
 	return e
 }
@@ -89,6 +93,8 @@ func (c *Client) classifyToken(e *Error, r request, model errorModel) {
 		e.Code = RequestInvalid
 	}
 }
+
+const reportHint = "this is most likely a fault of this version of Latchkey: update it, or report it with the run's id"
 
 func (c *Client) inRegion() string {
 	if c.region == "" {
@@ -158,10 +164,15 @@ func (c *Client) unreadable(r request, received response, why error) *Error {
 
 // unreached is a request of which nothing was sent.
 func (c *Client) unreached(r request, why error) *Error {
-	return &Error{
+	e := &Error{
 		Code: NetworkPre, Stage: r.stage, Detail: c.shown(r, why.Error()), cause: ended(why),
-		Hint: "let " + strings.Join(c.Hosts(), " and ") + " be reached from here, directly or through the proxy of HTTPS_PROXY",
+		Hint: "let " + strings.Join(slices.Compact(c.Hosts()), " and ") + " be reached from here, directly or through the proxy of HTTPS_PROXY",
 	}
+	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](why); untrusted {
+		e.Hint = "the certificate of " + r.url.Host + " is not trusted: where a proxy inspects TLS, give the certificate of its authority with " +
+			config.Prefix + "CLOUD_CA_FILE"
+	}
+	return e
 }
 
 // brokenOff is a request without a whole answer. ctx is the caller's, without
@@ -220,8 +231,16 @@ func invalidMembers(model errorModel) string {
 	if json.Unmarshal(model.ValidationErrors, &members) != nil || len(members) == 0 {
 		return ""
 	}
-	return "members: " + strings.Join(slices.Sorted(maps.Keys(members)), ", ")
+	names := slices.Sorted(maps.Keys(members))
+	names = slices.DeleteFunc(names, func(name string) bool { return !memberName.MatchString(name) })
+	if len(names) == 0 {
+		return ""
+	}
+	return "members: " + strings.Join(names, ", ")
 }
+
+// memberName is what can be the path of a member, and is no text that was sent.
+var memberName = regexp.MustCompile(`^[A-Za-z$][\w.$\[\]]{0,99}$`)
 
 var address = regexp.MustCompile(`\S*@\S*`)
 

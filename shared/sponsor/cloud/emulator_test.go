@@ -1,75 +1,39 @@
 package cloud_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	emulator "github.com/latchkey-fn/latchkey/local/cloud"
+	"github.com/latchkey-fn/latchkey/local/cloud/cloudtest"
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/sponsor/cloud"
 	"github.com/latchkey-fn/latchkey/shared/sponsor/licence"
 )
 
-// clock passes when somebody sleeps.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) Sleep(ctx context.Context, d time.Duration) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-	return ctx.Err()
-}
-
-// world is an emulated cloud with an installation and an organisation.
+// world is an emulated cloud, and the time there and here.
 type world struct {
-	*emulator.Cloud
-	clock        *clock
-	transport    *emulator.Transport
-	installation emulator.Installation
-	organization emulator.Organization
+	*cloudtest.Cloud
+	clock *cloudtest.Clock
 }
 
 func newWorld(t *testing.T, region emulator.Region) *world {
 	t.Helper()
-	w := &world{clock: &clock{now: time.Date(2026, 3, 2, 8, 0, 0, 0, time.UTC)}}
-	var err error
-	w.Cloud, err = emulator.New(emulator.Config{Region: region, Now: w.clock.Now, Sleep: w.clock.Sleep, Limits: emulator.Limits{Enabled: true}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(w.Close)
-	w.transport = emulator.NewTransport(w.Cloud)
-	if w.installation, err = w.AddInstallation(emulator.Installation{Email: "ops@example.test"}); err != nil {
-		t.Fatal(err)
-	}
-	if w.organization, err = w.AddOrganization(emulator.Organization{Name: "Example", PlanType: emulator.EnterpriseAnnually}); err != nil {
-		t.Fatal(err)
-	}
-	if w.organization.BillingSyncKey, err = w.RotateKey(w.organization.ID); err != nil {
-		t.Fatal(err)
-	}
-	return w
+	clock := cloudtest.NewClock()
+	return &world{cloudtest.NewCloud(t, emulator.Config{
+		Region: region, Now: clock.Now, Sleep: clock.Wait, Limits: emulator.Limits{Enabled: true},
+	}), clock}
 }
 
 func (w *world) config() cloud.Config {
 	return cloud.Config{
 		Enabled: true, Region: string(w.Region()), IdentityURL: w.IdentityURL(), APIURL: w.APIURL(),
-		InstallationID: w.installation.ID, InstallationKey: config.Secret(w.installation.Key),
-		Transport: w.transport, Now: w.clock.Now,
+		InstallationID: w.Installation.ID, InstallationKey: config.Secret(w.Installation.Key),
+		Transport: w.Transport, Now: w.clock.Now,
 	}
 }
 
@@ -83,13 +47,16 @@ func (w *world) client(t *testing.T, c cloud.Config) *cloud.Client {
 }
 
 func (w *world) batch(offers ...cloud.Offer) cloud.SyncRequest {
-	return cloud.SyncRequest{BillingSyncKey: config.Secret(w.organization.BillingSyncKey), CloudOrganizationID: w.organization.ID, Offers: offers}
+	return cloud.SyncRequest{BillingSyncKey: config.Secret(w.Key), CloudOrganizationID: w.OrgID, Offers: offers}
 }
 
-func (w *world) wish() cloud.LicenseRequest {
-	return cloud.LicenseRequest{
-		CloudOrganizationID: w.organization.ID, LicenseKey: config.Secret(w.organization.LicenseKey), BillingSyncKey: config.Secret(w.organization.BillingSyncKey),
+func (w *world) wish(t *testing.T) cloud.LicenseRequest {
+	t.Helper()
+	organization, err := w.Organization(w.OrgID)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return cloud.LicenseRequest{CloudOrganizationID: w.OrgID, LicenseKey: config.Secret(organization.LicenseKey), BillingSyncKey: config.Secret(w.Key)}
 }
 
 func key(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", n) }
@@ -126,7 +93,7 @@ func TestTheLifeOfAnOfferInTheEmulator(t *testing.T) {
 		t.Fatalf("%+v %v", synced, err)
 	}
 	until := w.clock.Now().AddDate(1, 0, 0)
-	if err := w.Redeem(w.organization.ID, key(1), until); err != nil {
+	if err := w.Redeem(w.OrgID, key(1), until); err != nil {
 		t.Fatal(err)
 	}
 	again := offer(1)
@@ -165,7 +132,7 @@ func TestFaultsOfTheEmulatorAreToldApart(t *testing.T) {
 		"an answer that breaks off": {emulator.Fault{Match: sync, Action: emulator.Truncate, Bytes: 10}, cloud.BadResponse, true, 0},
 		"an answer that is no JSON": {emulator.Fault{Match: sync, Action: emulator.BadJSON}, cloud.BadResponse, true, 0},
 		"429 with seconds":          {emulator.Fault{Match: sync, Action: emulator.Status, Status: 429, Headers: map[string]string{"Retry-After": "7"}}, cloud.RateLimited, false, 7 * time.Second},
-		"429 with a date":           {emulator.Fault{Match: sync, Action: emulator.Status, Status: 429, Headers: map[string]string{"Retry-After": "Mon, 02 Mar 2026 08:00:07 GMT"}}, cloud.RateLimited, false, 7 * time.Second},
+		"429 with a date":           {emulator.Fault{Match: sync, Action: emulator.Status, Status: 429, Headers: map[string]string{"Retry-After": cloudtest.Epoch.Add(7 * time.Second).Format(http.TimeFormat)}}, cloud.RateLimited, false, 7 * time.Second},
 		"a token that has expired":  {emulator.Fault{Match: sync, Action: emulator.TokenExpired}, cloud.TokenRejected, false, 0},
 		"identity has a fault":      {emulator.Fault{Match: token, Action: emulator.Status, Status: 503}, cloud.CloudError, false, 0},
 		"identity is stuck":         {emulator.Fault{Match: token, Action: emulator.Hang, Milliseconds: 120_000}, cloud.Timeout, false, 0},
@@ -201,11 +168,9 @@ func TestATokenThatTheEmulatorRefusesIsReplaced(t *testing.T) {
 // T40 to T42, T51, T52, T71.
 func TestWhatTheEmulatorRefuses(t *testing.T) {
 	us, eu := newWorld(t, emulator.US), newWorld(t, emulator.EU)
-	both := emulator.NewTransport(us.Cloud, eu.Cloud)
+	both := emulator.NewTransport(us.Cloud.Cloud, eu.Cloud.Cloud)
 	probe := func(change func(*cloud.Config, *cloud.SyncRequest)) error {
-		if err := us.clock.Sleep(t.Context(), 10*time.Second); err != nil { // for the limits
-			t.Fatal(err)
-		}
+		us.clock.Pass(10 * time.Second) // for the limits
 		c, request := us.config(), us.batch()
 		c.Transport = both
 		change(&c, &request)
@@ -234,10 +199,10 @@ func TestWhatTheEmulatorRefuses(t *testing.T) {
 	if got := codeOf(t, probe(func(_ *cloud.Config, r *cloud.SyncRequest) { r.CloudOrganizationID = withoutKey.ID })); got != cloud.CloudError {
 		t.Errorf("an organisation without a key: %s", got)
 	}
-	if err := us.SetPlan(us.organization.ID, emulator.TeamsAnnually); err != nil {
+	if err := us.SetPlan(us.OrgID, emulator.TeamsAnnually); err != nil {
 		t.Fatal(err)
 	}
-	if err := probe(func(_ *cloud.Config, r *cloud.SyncRequest) { r.Offers = []cloud.Offer{offer(1)} }); err != nil || len(us.Sponsorships(us.organization.ID)) != 0 {
+	if err := probe(func(_ *cloud.Config, r *cloud.SyncRequest) { r.Offers = []cloud.Offer{offer(1)} }); err != nil || len(us.Sponsorships(us.OrgID)) != 0 {
 		t.Errorf("a plan that cannot sponsor: %v", err)
 	}
 }
@@ -250,7 +215,7 @@ func TestLicencesOfTheEmulatorAreRead(t *testing.T) {
 	}
 	fetch := func(t *testing.T, w *world) (*licence.Authentic, error) {
 		t.Helper()
-		document, err := w.client(t, w.config()).License(t.Context(), w.wish())
+		document, err := w.client(t, w.config()).License(t.Context(), w.wish(t))
 		if err != nil {
 			return nil, err
 		}
@@ -262,7 +227,7 @@ func TestLicencesOfTheEmulatorAreRead(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
-		return authentic, authentic.CheckUse(w.installation.ID, w.clock.Now())
+		return authentic, authentic.CheckUse(w.Installation.ID, w.clock.Now())
 	}
 	for name, c := range map[string]struct {
 		settings emulator.LicenseSettings
@@ -285,14 +250,14 @@ func TestLicencesOfTheEmulatorAreRead(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, emulator.US)
-			if err := w.ChangeOrganization(w.organization.ID, func(o *emulator.Organization) { o.License = c.settings }); err != nil {
+			if err := w.ChangeOrganization(w.OrgID, func(o *emulator.Organization) { o.License = c.settings }); err != nil {
 				t.Fatal(err)
 			}
 			authentic, err := fetch(t, w)
 			switch {
 			case c.text == "" && err != nil, c.text != "" && (err == nil || !strings.Contains(err.Error(), c.text)):
 				t.Errorf("%v, want %q", err, c.text)
-			case err == nil && (authentic.Name != "Example" || authentic.Id != w.organization.ID || !authentic.Enterprise()):
+			case err == nil && (authentic.Name != "Example" || authentic.Id != w.OrgID || !authentic.Enterprise()):
 				t.Errorf("%+v", authentic)
 			}
 			w.expectGood(t)
@@ -301,7 +266,7 @@ func TestLicencesOfTheEmulatorAreRead(t *testing.T) {
 	for version := 1; version <= 16; version++ {
 		w := newWorld(t, emulator.US)
 		settings := emulator.LicenseSettings{Version: version, Legacy: true}
-		if err := w.ChangeOrganization(w.organization.ID, func(o *emulator.Organization) { o.License = settings }); err != nil {
+		if err := w.ChangeOrganization(w.OrgID, func(o *emulator.Organization) { o.License = settings }); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := fetch(t, w); err != nil {
@@ -333,11 +298,11 @@ func TestRefusalsOfALicenceByTheEmulator(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, emulator.US)
 			if c.cloud != nil {
-				if err := w.ChangeOrganization(w.organization.ID, c.cloud); err != nil {
+				if err := w.ChangeOrganization(w.OrgID, c.cloud); err != nil {
 					t.Fatal(err)
 				}
 			}
-			wish := w.wish()
+			wish := w.wish(t)
 			if c.wish != nil {
 				c.wish(&wish)
 			}
@@ -350,7 +315,7 @@ func TestRefusalsOfALicenceByTheEmulator(t *testing.T) {
 	}
 	w := newWorld(t, emulator.US)
 	w.RemoveRoute(emulator.RouteLicense)
-	if _, err := w.client(t, w.config()).License(t.Context(), w.wish()); err == nil || codeOf(t, err) != cloud.LicenseRouteGone {
+	if _, err := w.client(t, w.config()).License(t.Context(), w.wish(t)); err == nil || codeOf(t, err) != cloud.LicenseRouteGone {
 		t.Errorf("a route that is gone: %v", err)
 	}
 }

@@ -94,7 +94,7 @@ func (c *Client) Sync(ctx context.Context, r SyncRequest) ([]Synced, error) {
 		url: c.api.JoinPath("organization", "sponsorship", "sync"), body: body,
 		contentType: "application/json; charset=utf-8", secrets: []string{r.BillingSyncKey.Reveal()},
 		decode: func(data []byte) (err error) {
-			synced, err = decodeSynced(data)
+			synced, err = decodeSynced(data, len(r.Offers)+maxUnasked)
 			return err
 		},
 	})
@@ -152,29 +152,63 @@ func fromCloudTime(t *cloudtime.Time) *time.Time {
 	return &t.Time
 }
 
-// decodeSynced refuses the whole answer for one item that cannot be read: to
-// leave it out would look as if the cloud had left it out, which means
-// something.
-func decodeSynced(data []byte) ([]Synced, error) {
-	var body struct {
-		Batch *[]*syncedBody `json:"sponsorshipsBatch"`
+// maxUnasked is how many items an answer can have that were not asked for. Each
+// takes far more memory than its text.
+const maxUnasked = 1_000
+
+// syncedList is the list of an answer, read item by item.
+type syncedList struct {
+	most  int
+	items []Synced
+	there bool
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It refuses the whole answer for one
+// item that cannot be read: to leave it out would look as if the cloud had left
+// it out, which means something.
+func (l *syncedList) UnmarshalJSON(data []byte) error {
+	l.items, l.there = nil, !bytes.Equal(data, []byte("null"))
+	if !l.there {
+		return nil
 	}
-	if err := decodeJSON(data, &body); err != nil {
-		return nil, err
+	if data[0] != '[' {
+		return errors.New("the answer's sponsorshipsBatch is no list")
 	}
-	if body.Batch == nil {
-		return nil, errors.New("the answer has no list sponsorshipsBatch")
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	if _, err := decoder.Token(); err != nil {
+		return plainJSONError(err)
 	}
-	synced := make([]Synced, 0, len(*body.Batch))
-	for i, item := range *body.Batch {
-		if item == nil || item.Key == "" {
-			return nil, fmt.Errorf("item %d of the answer has no key", i)
+	for decoder.More() {
+		if len(l.items) == l.most {
+			return fmt.Errorf("the answer has more than %d items", l.most)
 		}
-		synced = append(synced, Synced{
+		var item *syncedBody
+		if err := decoder.Decode(&item); err != nil {
+			return plainJSONError(err)
+		}
+		if item == nil || item.Key == "" {
+			return fmt.Errorf("item %d of the answer has no key", len(l.items))
+		}
+		l.items = append(l.items, Synced{
 			Key: strings.ToLower(item.Key), LastSync: fromCloudTime(item.LastSync), ValidUntil: fromCloudTime(item.ValidUntil), Removed: item.Removed,
 		})
 	}
-	return synced, nil
+	return nil
+}
+
+// decodeSynced reads an answer of at most so many items.
+func decodeSynced(data []byte, most int) ([]Synced, error) {
+	var body struct {
+		Batch syncedList `json:"sponsorshipsBatch"`
+	}
+	body.Batch.most = most
+	if err := decodeJSON(data, &body); err != nil {
+		return nil, err
+	}
+	if !body.Batch.there {
+		return nil, errors.New("the answer has no list sponsorshipsBatch")
+	}
+	return body.Batch.items, nil
 }
 
 // decodeJSON reads one JSON value and nothing after it. Keys are compared

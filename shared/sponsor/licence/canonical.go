@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -52,6 +53,22 @@ func (l *Licence) canonical(include func(property) bool) (string, error) {
 		}
 	}
 	return b.String(), nil
+}
+
+// proofs are members that are not signed themselves and tell nothing of what the
+// licence allows.
+var proofs = []string{"Hash", "Signature", "Token", "LicenseType"}
+
+// signed is the licence with only those members that its version's canonical
+// text has: any other could be anybody's.
+func (l *Licence) signed() Licence {
+	kept := *l
+	for _, p := range properties {
+		if (p.since == 0 || p.since > l.Version) && !slices.Contains(proofs, p.name) {
+			p.of(&kept).SetZero()
+		}
+	}
+	return kept
 }
 
 func (p property) canonical(l *Licence) string {

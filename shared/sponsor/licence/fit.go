@@ -9,9 +9,16 @@ import (
 // Usage is what an organisation uses now, which a licence has to allow.
 type Usage struct {
 	// Seats that are occupied.
-	Seats                                                       int
-	Collections, Groups, EnabledPolicies                        int
-	SSO, KeyConnector, SCIM, CustomPermissions, AccountRecovery bool
+	Seats             int  `json:"seats"`
+	Collections       int  `json:"collections"`
+	Groups            int  `json:"groups"`
+	EnabledPolicies   int  `json:"enabledPolicies"`
+	SSO               bool `json:"sso"`
+	KeyConnector      bool `json:"keyConnector"`
+	SCIM              bool `json:"scim"`
+	CustomPermissions bool `json:"customPermissions"`
+	// AccountRecovery: the policy of it is enabled.
+	AccountRecovery bool `json:"accountRecovery"`
 }
 
 // CheckFit gives all that the licence does not allow, in the order in which the
@@ -67,14 +74,18 @@ func CheckNewer(installed, next *Licence) error {
 // Change is a difference between two licences, as texts.
 type Change struct{ Name, Before, After string }
 
-// Diff gives what would change, in the order of the document. The proofs are
-// left out, and of another license key only that it is another: who has it can
-// ask the cloud for the licence.
+// notCompared are the proofs, and what is another each time that the cloud writes
+// the same licence.
+var notCompared = []string{"Hash", "Signature", "Token", "Issued", "Refresh"}
+
+// Diff gives what would change, in the order of the document. Of another license
+// key it gives only that it is another: who has it can ask the cloud for the
+// licence.
 func Diff(before, after *Licence) []Change {
 	var changes []Change
 	for _, p := range properties {
 		was, is := p.text(before), p.text(after)
-		if was == is || slices.Contains([]string{"Hash", "Signature", "Token"}, p.name) {
+		if was == is || slices.Contains(notCompared, p.name) {
 			continue
 		}
 		if p.name == "LicenseKey" {

@@ -81,7 +81,7 @@ func trustIn(certificate *x509.Certificate) (*Trust, error) {
 }
 
 // Authentic is a licence whose signature holds. Its values are the token's
-// where it has one. Whether it may be used (now, here) is CheckUse's to say, so
+// where it has one, and else those that are signed; others are zero. Whether it may be used (now, here) is CheckUse's to say, so
 // that one that has expired can still be shown and replaced.
 type Authentic struct {
 	Licence
@@ -113,7 +113,7 @@ func (t *Trust) Authenticate(document *Licence) (*Authentic, error) {
 	if err != nil || document.Hash != hash || rsa.VerifyPKCS1v15(t.key, crypto.SHA256, digest[:], signature) != nil {
 		return nil, invalid(Untrusted, "The license verification failed.")
 	}
-	return &Authentic{Licence: *document}, nil
+	return &Authentic{Licence: document.signed()}, nil
 }
 
 func userLicence() *Error {
