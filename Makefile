@@ -84,7 +84,8 @@ vuln: ## govulncheck (VULNDB=file.tar.gz for a local database)
 
 FUNCTIONS := keyconnector tokenexchange tokenrevoke machineaccounts secrets sponsorships billingsync
 SAM_BUILDS := build-KeyConnectorFunction build-TokenExchangeFunction build-TokenRevokeFunction \
-              build-MachineAccountsFunction build-SecretsFunction
+              build-MachineAccountsFunction build-SecretsFunction \
+              build-SponsorshipsFunction build-BillingSyncFunction
 
 .PHONY: lambda $(SAM_BUILDS)
 # `sam build` calls build-<LogicalId> with ARTIFACTS_DIR.
@@ -93,6 +94,8 @@ build-TokenExchangeFunction:   FUNCTION = tokenexchange
 build-TokenRevokeFunction:     FUNCTION = tokenrevoke
 build-MachineAccountsFunction: FUNCTION = machineaccounts
 build-SecretsFunction:         FUNCTION = secrets
+build-SponsorshipsFunction:    FUNCTION = sponsorships
+build-BillingSyncFunction:     FUNCTION = billingsync
 $(SAM_BUILDS):
 	GOOS=linux GOARCH=arm64 $(LAMBDA) -o '$(ARTIFACTS_DIR)/bootstrap' ./functions/$(FUNCTION)/aws
 

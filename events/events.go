@@ -1,7 +1,9 @@
 // Package events holds whole API Gateway events (HTTP API, payload format 2.0),
-// one for each kind of request that clients make. `sam local invoke -e` takes
-// them as they are; tests replay them through the real handlers, so that they
-// stay true. Requests that need a token have TOKEN in its place.
+// one for each kind of request that clients make, and those of the scheduled
+// function: a tick of EventBridge Scheduler, and an invocation for what somebody
+// wants at once. `sam local invoke -e` takes them as they are; tests replay them
+// through the real handlers, so that they stay true. Requests that need a token
+// have TOKEN in its place.
 package events
 
 import (

@@ -22,6 +22,7 @@ import (
 	"github.com/latchkey-fn/latchkey/functions/keyconnector"
 	"github.com/latchkey-fn/latchkey/local/devidentity"
 	"github.com/latchkey-fn/latchkey/local/emulators/minidyn"
+	"github.com/latchkey-fn/latchkey/local/house/housetest"
 	"github.com/latchkey-fn/latchkey/providers/stores/dynamodb"
 	"github.com/latchkey-fn/latchkey/providers/stores/memory"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
@@ -44,6 +45,10 @@ type statement struct {
 	resource    any
 	principal   any
 	leadingKeys []string
+	// contexts are the encryption contexts of a right to use a KMS key, NAME=VALUE.
+	contexts []string
+	// conditions are as they stand there.
+	conditions object
 }
 
 func statements(t *testing.T, policy object) []statement {
@@ -63,8 +68,14 @@ func statements(t *testing.T, policy object) []statement {
 		}
 		s := statement{sid: fmt.Sprint(o["Sid"]), actions: texts(o["Action"]), resource: o["Resource"], principal: o["Principal"]}
 		if c, ok := o["Condition"].(object); ok {
+			s.conditions = c
 			if keys, ok := c["ForAllValues:StringLike"].(object); ok {
 				s.leadingKeys = texts(keys["dynamodb:LeadingKeys"])
+			}
+			if values, ok := c["StringLike"].(object); ok {
+				for name, value := range values {
+					s.contexts = append(s.contexts, strings.TrimPrefix(name, "kms:EncryptionContext:")+"="+strings.Join(texts(value), ","))
+				}
 			}
 		}
 		list = append(list, s)
@@ -88,6 +99,9 @@ func texts(v any) []string {
 		if branches, ok := v["If"].([]any); ok {
 			return append(texts(branches[1]), texts(branches[2])...)
 		}
+		if text, ok := v["Sub"].(string); ok {
+			return []string{text}
+		}
 	}
 	return nil
 }
@@ -99,6 +113,7 @@ func policy(t *testing.T, name string) []statement {
 
 func TestRolesAreFencedIn(t *testing.T) {
 	keyConnectors := object{"If": []any{"MakeKey", object{"GetAtt": "KeyConnectorKey.Arn"}, object{"Ref": "KmsKeyArn"}}}
+	billingSyncs := object{"If": []any{"NoBillingSyncKmsKey", object{"GetAtt": "BillingSyncKey.Arn"}, object{"Ref": "BillingSyncKmsKeyArn"}}}
 	secretsManagers := object{"If": []any{"NoSecretsManagerKmsKey", object{"GetAtt": "SecretsManagerKey.Arn"}, object{"Ref": "SecretsManagerKmsKeyArn"}}}
 	reading := []string{"dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"}
 	writing := append([]string{"dynamodb:DeleteItem", "dynamodb:PutItem"}, reading...)
@@ -110,19 +125,31 @@ func TestRolesAreFencedIn(t *testing.T) {
 		allowed     []string
 		collections string
 		key         any
+		queue       string // to which it may write
 	}{
-		"KeyConnectorRolePolicy": {functionActions, "user-keys|user-key-access|data-keys", keyConnectors},
-		"OperatorPolicy":         {[]string{"dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:Query"}, "user-keys|user-key-access", nil},
+		"KeyConnectorRolePolicy": {functionActions, "user-keys|user-key-access|data-keys", keyConnectors, ""},
+		"OperatorPolicy":         {[]string{"dynamodb:DeleteItem", "dynamodb:GetItem", "dynamodb:Query"}, "user-keys|user-key-access", nil, ""},
 		"RotationPolicy": {
 			[]string{"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GetPublicKey"},
 			"user-keys|user-key-access|data-keys",
-			[]any{keyConnectors, object{"If": []any{"HasSecretsManager", secretsManagers, object{"Ref": "AWS::NoValue"}}}},
+			[]any{keyConnectors, object{"If": []any{"HasSecretsManager", secretsManagers, object{"Ref": "AWS::NoValue"}}}}, "",
 		},
 		// The exchange cannot read secrets, and revoking can open nothing.
-		"TokenExchangeRolePolicy":   {withKey(writing), "access-tokens|access-token-uses|limits|signing-keys|data-keys", secretsManagers},
-		"TokenRevokeRolePolicy":     {withoutKey(writing), "access-tokens|organizations|service-accounts|signing-keys|events", nil},
-		"MachineAccountsRolePolicy": {withKey(writing), "access-tokens|access-token-uses|organizations|service-accounts|projects|secrets|signing-keys|events|data-keys", secretsManagers},
-		"SecretsRolePolicy":         {withoutKey(writing), "access-tokens|organizations|service-accounts|projects|secrets|secret-contents|secret-departures|signing-keys|events", nil},
+		"TokenExchangeRolePolicy":   {withKey(writing), "access-tokens|access-token-uses|limits|signing-keys|data-keys", secretsManagers, ""},
+		"TokenRevokeRolePolicy":     {withoutKey(writing), "access-tokens|organizations|service-accounts|signing-keys|events", nil, ""},
+		"MachineAccountsRolePolicy": {withKey(writing), "access-tokens|access-token-uses|organizations|service-accounts|projects|secrets|signing-keys|events|data-keys", secretsManagers, ""},
+		// The schedule calls, and its function cannot take the breaker of the
+		// installation away, nor make offers' names comparable.
+		"SponsorshipsRolePolicy": {
+			withKey(append([]string{"lambda:InvokeFunction"}, writing...)),
+			"licences|licence-keys|licence-usage|offers|offer-imports|offer-name-keys|sync-connections|sync-leases|sync-refusals|sync-runs|sync-schedules|data-keys", billingSyncs, "",
+		},
+		"BillingSyncRolePolicy": {
+			withKey(append([]string{"sqs:SendMessage"}, writing...)),
+			"licences|licence-keys|licence-usage|offers|sync-batches|sync-connections|sync-leases|sync-refusals|sync-runs|sync-schedules|data-keys", billingSyncs, "BillingSyncFailures",
+		},
+		"BillingSyncScheduleRolePolicy": {[]string{"lambda:InvokeFunction", "sqs:SendMessage"}, "", nil, "BillingSyncUndelivered"},
+		"SecretsRolePolicy":             {withoutKey(writing), "access-tokens|organizations|service-accounts|projects|secrets|secret-contents|secret-departures|signing-keys|events", nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			logs := object{"GetAtt": strings.TrimSuffix(name, "RolePolicy") + "LogGroup.Arn"}
@@ -137,7 +164,11 @@ func TestRolesAreFencedIn(t *testing.T) {
 					service, _, _ := strings.Cut(action, ":")
 					if parameter, ok := map[string]string{
 						"PreviousKey": "PreviousKmsKeyArn", "PreviousSecretsManagerKey": "PreviousSecretsManagerKmsKeyArn",
+						"PreviousBillingSyncKey": "PreviousBillingSyncKmsKeyArn",
 					}[s.sid]; ok {
+						if slices.Contains([]string{"SponsorshipsRolePolicy", "BillingSyncRolePolicy"}, name) {
+							parameter = "PreviousBillingSyncKmsKeyArn"
+						}
 						if slices.Contains([]string{"TokenExchangeRolePolicy", "MachineAccountsRolePolicy"}, name) {
 							parameter = "PreviousSecretsManagerKmsKeyArn"
 						}
@@ -145,8 +176,13 @@ func TestRolesAreFencedIn(t *testing.T) {
 						want(t, action+" with a previous key", slices.Contains([]string{"kms:Decrypt", "kms:DescribeKey", "kms:GetPublicKey"}, action), true)
 						continue
 					}
+					key := c.key
+					if name == "RotationPolicy" && slices.Contains([]string{"BillingSyncKey", "DescribeBillingSyncKey"}, s.sid) {
+						key = billingSyncs
+					}
 					switch resource := map[string]any{
-						"dynamodb": object{"GetAtt": "Table.Arn"}, "kms": c.key, "logs": logs, "xray": "*",
+						"dynamodb": object{"GetAtt": "Table.Arn"}, "kms": key, "logs": logs, "xray": "*",
+						"lambda": object{"GetAtt": "BillingSyncFunction.Arn"}, "sqs": object{"GetAtt": c.queue + ".Arn"},
 					}[service]; {
 					case resource == nil:
 						t.Errorf("statement %s: %s is no service of ours", s.sid, service)
@@ -193,12 +229,13 @@ func TestOnlyAnRSAKeyIsUsedWithoutTheRightToEncrypt(t *testing.T) {
 	}
 }
 
-// allows says whether a policy lets an operation on an item pass.
+// allows says whether a policy lets an operation on an item, or with a KMS key in
+// an encryption context, pass.
 func allows(list []statement, o operation) bool {
 	return slices.ContainsFunc(list, func(s statement) bool {
-		return slices.Contains(s.actions, o.action) && slices.ContainsFunc(s.leadingKeys, func(pattern string) bool {
+		return slices.Contains(s.actions, o.action) && (s.conditions == nil || slices.ContainsFunc(slices.Concat(s.leadingKeys, s.contexts), func(pattern string) bool {
 			return like(pattern).MatchString(o.key)
-		})
+		}))
 	})
 }
 
@@ -208,10 +245,12 @@ func like(pattern string) *regexp.Regexp {
 	return regexp.MustCompile("^" + strings.NewReplacer(`\*`, ".*", `\?`, ".").Replace(quoted) + "$")
 }
 
-// operation is what IAM sees of a request: an action on a partition.
+// operation is what IAM sees of a request: an action on a partition, or of a KMS
+// key, whose encryption context is NAME=VALUE.
 type operation struct{ action, key string }
 
-// recorder is a transport that notes every operation of the DynamoDB client.
+// recorder is a transport that notes every operation of the clients of DynamoDB
+// and KMS.
 type recorder struct {
 	t    *testing.T
 	mu   sync.Mutex
@@ -232,9 +271,28 @@ func (r *recorder) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	request.Body = io.NopCloser(bytes.NewReader(body))
-	_, name, _ := strings.Cut(request.Header.Get("X-Amz-Target"), ".")
-	r.note(name, body)
+	service, name, _ := strings.Cut(request.Header.Get("X-Amz-Target"), ".")
+	if service == "TrentService" {
+		r.noteKey(name, body)
+	} else {
+		r.note(name, body)
+	}
 	return http.DefaultTransport.RoundTrip(request)
+}
+
+func (r *recorder) noteKey(name string, body []byte) {
+	var request struct{ EncryptionContext map[string]string }
+	if err := json.Unmarshal(body, &request); err != nil {
+		r.t.Errorf("%s: %v", name, err)
+	}
+	var context []string
+	for name, value := range request.EncryptionContext {
+		context = append(context, name+"="+value)
+	}
+	slices.Sort(context)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen = append(r.seen, operation{"kms:" + name, strings.Join(context, ",")})
 }
 
 func (r *recorder) note(name string, body []byte) {
@@ -319,15 +377,10 @@ func connect(through http.RoundTripper, endpoint string) *dynamodb.Store {
 
 func function(t *testing.T, driver store.Driver) (*keyconnector.Function, *devidentity.Server) {
 	t.Helper()
-	identity, err := devidentity.New(devidentity.Config{Issuer: "http://127.0.0.1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(identity)
-	t.Cleanup(server.Close)
+	identity := housetest.NewIdentity(t)
 	config, _, err := keyconnector.LoadConfig(map[string]string{
 		"LATCHKEY_STORE": "memory", "LATCHKEY_KEYS": "software", "LATCHKEY_SOFTWARE_KEY_PATH": "unused",
-		"LATCHKEY_IDENTITY_URL": server.URL, "LATCHKEY_PATH_PREFIX": "/key-connector",
+		"LATCHKEY_IDENTITY_URL": identity.URL, "LATCHKEY_PATH_PREFIX": "/key-connector",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -338,7 +391,7 @@ func function(t *testing.T, driver store.Driver) (*keyconnector.Function, *devid
 	if err != nil {
 		t.Fatal(err)
 	}
-	return f, identity
+	return f, identity.Server
 }
 
 func ask(t *testing.T, h http.Handler, method, path, token, body string) int {

@@ -4,14 +4,13 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/latchkey-fn/latchkey/local/devidentity"
 	"github.com/latchkey-fn/latchkey/local/emulators/minidyn"
 	"github.com/latchkey-fn/latchkey/local/house"
+	"github.com/latchkey-fn/latchkey/local/house/housetest"
 	"github.com/latchkey-fn/latchkey/local/wire"
 	"github.com/latchkey-fn/latchkey/providers/stores/memory"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
@@ -26,19 +25,8 @@ var logicalIDs = map[string]string{
 // secretsManager gives the functions, each over a store of its own.
 func secretsManager(t *testing.T, open func(function string) store.Driver) (functions []house.Function, operators string) {
 	t.Helper()
-	identity, err := devidentity.New(devidentity.Config{Issuer: "http://127.0.0.1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(identity)
-	t.Cleanup(server.Close)
-	settings, _, err := house.LoadSecretsManager(map[string]string{
-		"LATCHKEY_STORE": "memory", "LATCHKEY_KEYS": "software", "LATCHKEY_SOFTWARE_KEY_PATH": filepath.Join(t.TempDir(), "unused"),
-		"LATCHKEY_IDENTITY_URL": server.URL, "LATCHKEY_PUBLIC_URL": "https://secrets.example.org",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	identity := housetest.NewIdentity(t)
+	settings := identity.SecretsManager(t, nil)
 	key := kmstest.NewKey(t)
 	for name := range logicalIDs {
 		all, err := settings.Functions(&house.Parts{Store: open(name), Key: key}, slog.New(slog.DiscardHandler))
@@ -48,7 +36,7 @@ func secretsManager(t *testing.T, open func(function string) store.Driver) (func
 		i := slices.IndexFunc(all, func(f house.Function) bool { return f.Name == name })
 		functions = append(functions, all[i])
 	}
-	return functions, server.URL
+	return functions, identity.URL
 }
 
 func TestTheAPIHasTheRoutesOfSecretsManager(t *testing.T) {
@@ -107,6 +95,8 @@ func TestNoFunctionReachesWhatIsNotItsOwn(t *testing.T) {
 		"TokenRevoke":     {"secrets#i#x", "secret-contents#i#x", "projects#i#x", "data-keys#i#access-tokens/000001", "user-keys#i#x"},
 		"MachineAccounts": {"secret-contents#i#x", "data-keys#i#signing-keys/000001", "data-keys#i#user-keys/000001", "user-keys#i#x"},
 		"Secrets":         {"access-token-uses#i#x", "data-keys#i#access-tokens/000001", "data-keys#i#signing-keys/000001", "user-keys#i#x"},
+		"Sponsorships":    {"secrets#i#x", "access-tokens#i#x", "data-keys#i#access-tokens/000001", "user-keys#i#x", "data-keys#i#user-keys/000001", "sync-batches#i#x"},
+		"BillingSync":     {"secrets#i#x", "access-tokens#i#x", "data-keys#i#access-tokens/000001", "user-keys#i#x", "data-keys#i#user-keys/000001", "offer-name-keys#i#x"},
 	} {
 		role := policy(t, function+"RolePolicy")
 		for _, key := range keys {
