@@ -16,12 +16,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/latchkey-fn/latchkey/local/e2e/bitwarden"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 )
 
 // keyConnector is a running Key Connector.
@@ -85,31 +85,22 @@ func serve(t *testing.T, binary string, cloud *bitwarden.Server) keyConnector {
 
 // transcript keeps the log of a process, and finds the address in it.
 type transcript struct {
+	logtest.Log
 	listening chan string
-
-	mu   sync.Mutex
-	text bytes.Buffer
-	told bool
+	told      bool
 }
 
+// Write is called by one goroutine: both streams of the process are one.
 func (l *transcript) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.text.Write(b)
-	for lines := bufio.NewScanner(bytes.NewReader(l.text.Bytes())); !l.told && lines.Scan(); {
+	n, err := l.Log.Write(b)
+	for lines := bufio.NewScanner(strings.NewReader(l.String())); !l.told && lines.Scan(); {
 		var entry struct{ Msg, URL string }
 		if json.Unmarshal(lines.Bytes(), &entry) == nil && strings.Contains(entry.Msg, "listening") && entry.URL != "" {
 			l.told = true
 			l.listening <- entry.URL
 		}
 	}
-	return len(b), nil
-}
-
-func (l *transcript) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+	return n, err
 }
 
 // api asks Key Connector directly, as u.

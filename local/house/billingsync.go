@@ -13,6 +13,7 @@ import (
 
 	"github.com/latchkey-fn/latchkey/functions/billingsync"
 	"github.com/latchkey-fn/latchkey/functions/sponsorships"
+	"github.com/latchkey-fn/latchkey/shared/httpx"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
 	"github.com/latchkey-fn/latchkey/shared/sponsor"
 )
@@ -60,24 +61,25 @@ type Syncing struct {
 
 // SyncingOptions are what only the tests and the emulator of the cloud need.
 type SyncingOptions struct {
-	Metrics sponsor.Metrics
 	// Now and Transport are those of sponsor.Config.
 	Now       func() time.Time
 	Transport http.RoundTripper
 }
 
-// Open puts both functions on open parts. Nothing is contacted, and nothing
-// begins, before Start or the first request.
+// Open puts both functions on open parts. Their metrics are lines of the log, as
+// on a cloud. Nothing is contacted, and nothing begins, before Start or the first
+// request.
 func (c BillingSync) Open(p *Parts, logger *slog.Logger, o SyncingOptions) (*Syncing, error) {
 	s := &Syncing{path: c.Sponsorships.Sessions.Path(), logger: logger}
+	metrics := sponsor.LogMetrics{Logger: logger}
 	var scheduledErr error
 	s.scheduled, scheduledErr = billingsync.New(c.BillingSync, billingsync.Parts{
-		Store: p.Store, Key: p.Key, Previous: p.Previous, Logger: logger, Metrics: o.Metrics, Now: o.Now, Transport: o.Transport,
+		Store: p.Store, Key: p.Key, Previous: p.Previous, Logger: logger, Metrics: metrics, Now: o.Now, Transport: o.Transport,
 	})
 	asked, askedErr := sponsorships.New(c.Sponsorships, sponsorships.Parts{
-		Store: p.Store, Key: p.Key, Previous: p.Previous, Logger: logger, Metrics: o.Metrics, Now: o.Now, Transport: o.Transport, Kick: s.kick,
+		Store: p.Store, Key: p.Key, Previous: p.Previous, Logger: logger, Metrics: metrics, Now: o.Now, Transport: o.Transport, Kick: s.kick,
 	})
-	if err := errors.Join(scheduledErr, askedErr); err != nil {
+	if err := JoinOnce(scheduledErr, askedErr); err != nil {
 		return nil, err
 	}
 	s.Function = Function{"sponsorships", asked, below(smapi.Prefix, asked.Routes)}
@@ -153,6 +155,16 @@ func (s *Syncing) Close() error {
 	return nil
 }
 
+// AnswerRest has a mux send the HTTP side what of the API is nobody's route, so
+// that it is refused in the form that clients read: where Secrets Manager is in
+// the mux, that does it.
+func (s *Syncing) AnswerRest(mux *http.ServeMux) {
+	mux.Handle(smapi.Prefix+"/", s.Function)
+	if s.path != "" {
+		mux.Handle(s.path+smapi.Prefix+"/", s.Function)
+	}
+}
+
 // Mount sends the HTTP side's requests to it and all others to next. It is no
 // pattern of the mux that the other functions are in: that could not tell
 // /organizations/connections/{id} from /organizations/{org}/secrets.
@@ -161,7 +173,7 @@ func (s *Syncing) Mount(next http.Handler) http.Handler {
 	for _, route := range s.Function.Routes {
 		own.Handle(route, s.Function)
 	}
-	methods := []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete}
+	methods := httpx.Methods()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		probe := r.Clone(r.Context())
 		probe.URL.Path, probe.URL.RawPath = strings.TrimPrefix(r.URL.Path, s.path), strings.TrimPrefix(r.URL.RawPath, s.path)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 )
 
 // waits lets no time pass, and tells how much would have.
@@ -35,24 +36,6 @@ func (w *waits) list() []time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.all)
-}
-
-// logged keeps what a function and the queue log.
-type logged struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logged) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 func queueOf(t *testing.T, c QueueConfig) *Queue {
@@ -158,7 +141,7 @@ func TestAnEventThatFailsIsTriedAgain(t *testing.T) {
 		"it succeeds in the last try": {1, 1, 2, []time.Duration{time.Minute}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			log, w := &logged{}, &waits{}
+			log, w := &logtest.Log{}, &waits{}
 			f := run(t, "raw", func(c *Config) { c.Logs = log })
 			q := queueOf(t, QueueConfig{Functions: []*Function{f}, Retries: c.retries, Wait: w.wait})
 			path := filepath.Join(t.TempDir(), "notes")

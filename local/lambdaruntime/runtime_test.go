@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 )
 
 // run starts a function whose bootstrap is this test binary.
@@ -316,7 +317,7 @@ func TestStrangersGetNoInvocation(t *testing.T) {
 }
 
 func TestLogsAreWholeLines(t *testing.T) {
-	logs := &lockedBuffer{}
+	logs := &logtest.Log{}
 	f := run(t, "http", func(c *Config) { c.Logs, c.MaxInstances = logs, 4 })
 	var wg sync.WaitGroup
 	for n := range 8 {
@@ -406,23 +407,6 @@ func waitUntil(t *testing.T, condition func() bool) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatal("it did not come to pass")
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 type failingWriter struct{}

@@ -20,6 +20,7 @@ import (
 	"github.com/latchkey-fn/latchkey/local/emulators/localkms"
 	"github.com/latchkey-fn/latchkey/local/emulators/minidyn"
 	"github.com/latchkey-fn/latchkey/local/house"
+	"github.com/latchkey-fn/latchkey/local/house/housetest"
 	"github.com/latchkey-fn/latchkey/providers/awsconfig"
 	"github.com/latchkey-fn/latchkey/providers/awsconfig/chain"
 	"github.com/latchkey-fn/latchkey/providers/keys/software"
@@ -159,14 +160,9 @@ func useSoftwareKey(t *testing.T) {
 
 func useIdentity(t *testing.T) *devidentity.Server {
 	t.Helper()
-	identity, err := devidentity.New(devidentity.Config{Issuer: "http://127.0.0.1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(identity)
-	t.Cleanup(server.Close)
-	t.Setenv("LATCHKEY_IDENTITY_URL", server.URL)
-	return identity
+	identity := housetest.NewIdentity(t)
+	t.Setenv("LATCHKEY_IDENTITY_URL", identity.URL)
+	return identity.Server
 }
 
 // use chooses a software key and an identity server besides a store.

@@ -513,7 +513,7 @@ be read by whoever has the file; the form is then that of Bitwarden's web vault.
 			if err := writeNew(args[0], append(content, '\n')); err != nil {
 				return fmt.Errorf("export: %w", err)
 			}
-			return r.counted("exported", exported)
+			return r.showExported(exported)
 		},
 	}
 	c.Flags().BoolVar(&decrypt, "decrypt", false, "write readable secrets")
@@ -554,10 +554,11 @@ readable file does.`,
 					return err
 				}
 			}
-			if err := client.Import(c.Context(), read, decrypted); err != nil {
+			imported, err := client.Import(c.Context(), read, decrypted)
+			if err != nil {
 				return err
 			}
-			return r.counted("imported", read)
+			return r.showImported(imported)
 		},
 	}
 	c.Flags().BoolVar(&decrypted, "decrypted", false, "the file is a readable one")
@@ -593,11 +594,24 @@ func (t *terminal) readImport(path string) ([]byte, error) {
 	return content, err
 }
 
-func (t *terminal) counted(done string, moved smclient.Transfer) error {
+func (t *terminal) showExported(e smclient.Transfer) error {
 	if t.json {
-		return t.printJSON(map[string]int{"projects": len(moved.Projects), "secrets": len(moved.Secrets)})
+		return t.printJSON(map[string]int{"projects": len(e.Projects), "secrets": len(e.Secrets)})
 	}
-	fmt.Fprintf(t.out, "%d project(s) and %d secret(s) are %s.\n", len(moved.Projects), len(moved.Secrets), done)
+	fmt.Fprintf(t.out, "%d project(s) and %d secret(s) are exported.\n", len(e.Projects), len(e.Secrets))
+	return nil
+}
+
+// showImported counts what is new. The rest an earlier import of the same file
+// made.
+func (t *terminal) showImported(i smclient.Imported) error {
+	if t.json {
+		return t.printJSON(i)
+	}
+	fmt.Fprintf(t.out, "%d project(s) and %d secret(s) are imported.\n", i.Projects-i.ExistingProjects, i.Secrets-i.ExistingSecrets)
+	if i.ExistingProjects+i.ExistingSecrets > 0 {
+		fmt.Fprintf(t.out, "%d project(s) and %d secret(s) were there already.\n", i.ExistingProjects, i.ExistingSecrets)
+	}
 	return nil
 }
 

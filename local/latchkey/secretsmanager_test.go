@@ -19,7 +19,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -27,8 +26,10 @@ import (
 
 	"github.com/latchkey-fn/latchkey/local/devidentity"
 	"github.com/latchkey-fn/latchkey/local/house"
+	"github.com/latchkey-fn/latchkey/local/house/housetest"
 	"github.com/latchkey-fn/latchkey/local/smclient"
 	"github.com/latchkey-fn/latchkey/shared/accesstoken"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 )
 
 // These tests run the commands against the real functions, over https with a
@@ -88,52 +89,25 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-// lines collects what servers log.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // manager is a Secrets Manager: all functions in this process behind https.
 type manager struct {
 	url      string
-	identity *devidentity.Server
-	log      *lines
+	identity *housetest.Identity
+	log      *logtest.Log
 }
 
 func startManager(t *testing.T) *manager {
 	t.Helper()
-	m := &manager{log: &lines{}}
+	m := &manager{log: &logtest.Log{}}
 	useSoftwareKey(t)
-	var err error
-	if m.identity, err = devidentity.New(devidentity.Config{Issuer: "http://127.0.0.1"}); err != nil {
-		t.Fatal(err)
-	}
-	identity := httptest.NewServer(m.identity)
-	t.Cleanup(identity.Close)
+	m.identity = housetest.NewIdentity(t)
 	server := httptest.NewUnstartedServer(nil)
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	m.url = "https://" + server.Listener.Addr().String()
-	settings, _, err := house.LoadSecretsManager(map[string]string{
-		"LATCHKEY_STORE": "memory", "LATCHKEY_KEYS": "software", "LATCHKEY_SOFTWARE_KEY_PATH": os.Getenv("LATCHKEY_SOFTWARE_KEY_PATH"),
-		"LATCHKEY_PUBLIC_URL": m.url, "LATCHKEY_IDENTITY_URL": identity.URL, "LATCHKEY_SIGNING_ALGORITHM": "ES256",
+	settings := m.identity.SecretsManager(t, map[string]string{
+		"LATCHKEY_SOFTWARE_KEY_PATH": os.Getenv("LATCHKEY_SOFTWARE_KEY_PATH"), "LATCHKEY_PUBLIC_URL": m.url, "LATCHKEY_SIGNING_ALGORITHM": "ES256",
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.NewJSONHandler(m.log, nil))
+	log := m.log.Logger()
 	parts, err := house.Open(t.Context(), settings.Settings(), log)
 	if err != nil {
 		t.Fatal(err)
@@ -174,10 +148,7 @@ func (m *manager) operator(t *testing.T) *person {
 // colleague gives another administrator of the same organisation, without a key.
 func (p *person) colleague() *person {
 	p.t.Helper()
-	token, err := p.manager.identity.Mint(devidentity.Claims{User: uuid.NewString(), Owner: []string{p.organization}})
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	token := p.manager.identity.Token(p.t, devidentity.Claims{User: uuid.NewString(), Owner: []string{p.organization}})
 	other := *p
 	other.config, other.token = p.t.TempDir(), token
 	*p.secrets = append(*p.secrets, token)
@@ -674,7 +645,14 @@ func TestEverythingIsExportedAndImported(t *testing.T) {
 	p.run("secret", "import", sealed).want(t, exitDeclined, "1 project(s) and 1 secret(s) have names that exist already, and will be there twice unless they come from an earlier import of this same file.", "--yes")
 	p.answering("no\n", "secret", "import", "--decrypted", readable).want(t, exitDeclined, "1 project(s) and 1 secret(s) have names that exist already, and will be there twice.")
 	p.run("project", "show", "production").want(t, 0)
-	p.answering(o.out, "secret", "import", "--yes", "-").want(t, 0, "1 secret(s)")
+	p.answering(o.out, "secret", "import", "--yes", "-").want(t, 0, "1 project(s) and 1 secret(s) are imported.")
+	// What of the file is there already is not called imported.
+	p.answering(o.out, "secret", "import", "--yes", "-").want(t, 0, "0 project(s) and 0 secret(s) are imported.", "1 project(s) and 1 secret(s) were there already.")
+	var counts map[string]int
+	p.answering(o.out, "secret", "import", "--yes", "-", "--json").want(t, 0).json(t, &counts)
+	if counts["secrets"] != 1 || counts["existingSecrets"] != 1 || counts["existingProjects"] != 1 {
+		t.Errorf("it counts %v", counts)
+	}
 	p.run("secret", "import", readable).want(t, exitUsage)
 	p.run("secret", "import", "--decrypted", sealed).want(t, exitUsage, "encrypted already")
 	p.answering("{", "secret", "import", "-").want(t, exitUsage, "not JSON")

@@ -81,6 +81,9 @@ func serve(ctx context.Context, t *terminal, f serveFlags) (err error) {
 	if functions.settings.Store.Kind == config.StoreMemory {
 		log.WarnContext(ctx, "the store is memory: everything in it is gone when this process ends")
 	}
+	if functions.withoutLicences() {
+		log.WarnContext(ctx, config.Prefix+"LICENSE_CERTIFICATE_FILE is not set: no license can be installed, and without one no organization can be connected; take licensing.cer as the vendor publishes it with its server")
+	}
 	parts, err := house.Open(ctx, functions.settings, log)
 	if err != nil {
 		return err
@@ -135,6 +138,15 @@ func (f functions) rings() []string {
 		names = append(names, sponsor.RingName)
 	}
 	return names
+}
+
+// withoutLicences tells whether Billing sync has nothing to verify licences with.
+func (f functions) withoutLicences() bool {
+	if f.billingSync == nil {
+		return false
+	}
+	b := f.billingSync.Sponsorships.Billing
+	return b.LicenseCertificateFile == "" && b.LicenseTestCertificateFile == ""
 }
 
 // loadFunctions reads the settings of the functions with these names from the
@@ -223,6 +235,9 @@ func (f functions) open(ctx context.Context, parts *house.Parts, log *slog.Logge
 		return nil, err
 	}
 	parts.Add(syncing)
+	if f.secretsManager == nil {
+		syncing.AnswerRest(mux)
+	}
 	return syncing.Mount(mux), syncing.Start(ctx)
 }
 

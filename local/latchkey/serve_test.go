@@ -27,36 +27,30 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/latchkey-fn/latchkey/local/cloud"
 	"github.com/latchkey-fn/latchkey/local/devidentity"
 	"github.com/latchkey-fn/latchkey/local/testenv"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 )
 
 // output collects what a server writes, and tells where it listens.
 type output struct {
+	logtest.Log
 	listening chan string
-
-	mu   sync.Mutex
-	text bytes.Buffer
 }
 
 func newOutput() *output { return &output{listening: make(chan string, 1)} }
 
 func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	for line := range bytes.Lines(b) { // the logger writes whole lines
 		var entry struct{ Msg, URL string }
 		if json.Unmarshal(line, &entry) == nil && entry.Msg == "listening" {
 			o.listening <- entry.URL
 		}
 	}
-	return o.text.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
+	return o.Log.Write(b)
 }
 
 // server is `latchkey serve` in this process. stop does what a signal does,
@@ -350,6 +344,49 @@ func TestSIGTERMDrainsAndASecondSignalDoesNot(t *testing.T) {
 		t.Errorf("at the second signal it ended with %v", err)
 	}
 	wantKeys(t, identity, map[string]string{alice: herKey})
+}
+
+// Whatever else is served beside it, Billing sync answers in its own form for what
+// of the API has no route.
+func TestBillingSyncIsServed(t *testing.T) {
+	identity := use(t, useSQLite)
+	t.Setenv("LATCHKEY_PUBLIC_URL", "https://example.org/latchkey")
+	const withoutCertificate = "LATCHKEY_LICENSE_CERTIFICATE_FILE is not set"
+	organization := uuid.NewString()
+	token, err := identity.Mint(devidentity.Claims{User: uuid.NewString(), Owner: []string{organization}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, functions := range []string{"billing-sync", "key-connector,billing-sync"} {
+		s := startServer(t, "--functions", functions)
+		if !strings.Contains(s.log.String(), withoutCertificate) {
+			t.Errorf("%s: it does not warn:\n%s", functions, s.log)
+		}
+		for _, path := range []string{"/api/organizations/connections/" + organization + "/7", "/latchkey/api/none"} {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Authorization", "Bearer "+token)
+			response, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var body struct{ Object, Message string }
+			err = json.NewDecoder(response.Body).Decode(&body)
+			closeIt(t, response.Body)
+			if response.StatusCode != http.StatusNotFound || err != nil || body.Object != "error" || body.Message != "Resource not found." {
+				t.Errorf("%s: %s is answered %d, %+v, %v", functions, path, response.StatusCode, body, err)
+			}
+		}
+		http.DefaultClient.CloseIdleConnections()
+		s.stop()
+		s.wantEnd(t, 0)
+	}
+	t.Setenv("LATCHKEY_LICENSE_CERTIFICATE_FILE", saved(t, cloud.LicenceCertificate()))
+	if got := run(t, "serve", "--functions", "billing-sync", "--listen", "nowhere").want(t, exitUsage); strings.Contains(got.out, withoutCertificate) {
+		t.Errorf("it warns in spite of a certificate: %s", got.out)
+	}
 }
 
 func TestServeSpeaksHTTPS(t *testing.T) {

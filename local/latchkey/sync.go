@@ -28,6 +28,10 @@ who accepted is learned. The license comes from the cloud only when asked for.
 
 To begin, copy the billing sync key from the cloud's web vault, and connect.
 
+As in the original, the connection, the license and a sync by hand are for the
+owners of the organization (LATCHKEY_BILLING_RULES of the server); offers are
+for its administrators (LATCHKEY_OPERATOR_RULES).
+
 The server is --server or LATCHKEY_SERVER. Set LATCHKEY_OPERATOR_TOKEN, a token
 of the organization's OpenID provider, or LATCHKEY_OPERATOR_TOKEN_FILE. With a
 private certificate authority, set SSL_CERT_FILE.`,
@@ -106,6 +110,9 @@ func syncNow(ctx context.Context, s *syncer, wait bool, longest time.Duration) e
 	}
 	id := run.ID
 	if run, err = s.follow(ctx, client, run); err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = fmt.Errorf("the run is not finished after %s", longest)
+		}
 		return fmt.Errorf("%w\nThe run goes on. See how it goes: latchkey sync runs %s", err, id)
 	}
 	return errors.Join(s.showRun(run), failed(run))
@@ -119,7 +126,7 @@ func (s *syncer) follow(ctx context.Context, client *syncclient.Client, run sync
 	}
 	bar := s.progress(-1, "sync")
 	run, err := client.Follow(ctx, run, func(r syncclient.Run) error {
-		bar.Describe(doing(r))
+		bar.Describe(doing(r) + ", offers")
 		return bar.Set(r.Counts.Offers())
 	})
 	return run, errors.Join(err, bar.Finish())
@@ -127,13 +134,17 @@ func (s *syncer) follow(ctx context.Context, client *syncclient.Client, run sync
 
 // doing is what a run is at.
 func doing(r syncclient.Run) string {
-	if r.NotBefore != nil && !r.NotBefore.IsZero() {
-		return "waiting until " + date(*r.NotBefore)
+	text := shown(r.Status)
+	switch {
+	case r.NotBefore != nil && !r.NotBefore.IsZero():
+		text = "waiting until " + date(*r.NotBefore)
+	case r.Batch > 0:
+		text = fmt.Sprintf("%s, batch %d", shown(r.Phase), r.Batch)
 	}
-	if r.Batch == 0 {
-		return shown(r.Status)
+	if r.Try == nil || r.Try.LastCode == "" {
+		return text
 	}
-	return fmt.Sprintf("%s, batch %d, offers", shown(r.Phase), r.Batch)
+	return fmt.Sprintf("%s after %s, try %d of %d", text, shown(r.Try.LastCode), r.Try.Number, r.Try.Of)
 }
 
 // failed is the error of a run that failed.
@@ -303,11 +314,7 @@ func (s *syncer) showStatus(status syncclient.Status) error {
 	if r := status.CurrentRun; r != nil {
 		fmt.Fprintf(table, "current run\t%s, %s\n", r.ID, doing(*r))
 	}
-	next := "not scheduled"
-	if status.NextDue != nil && !status.NextDue.IsZero() {
-		next = date(*status.NextDue)
-	}
-	fmt.Fprintf(table, "next due\t%s\n", next)
+	fmt.Fprintf(table, "next due\t%s\n", nextDue(status))
 	fmt.Fprintf(table, "last license sync\t%s\n", when(status.LastLicenseSync))
 	pending := fmt.Sprint(status.Pending)
 	if status.OldestPending != nil {
@@ -327,6 +334,16 @@ func (s *syncer) showStatus(status syncclient.Status) error {
 	return table.Flush()
 }
 
+func nextDue(status syncclient.Status) string {
+	switch {
+	case status.KeyRefused:
+		return "not before another key is given"
+	case status.NextDue == nil || status.NextDue.IsZero():
+		return "not scheduled"
+	}
+	return date(*status.NextDue)
+}
+
 // tolerableSkew is how far clocks may be apart before that is worth a word.
 const tolerableSkew = 5 * time.Minute
 
@@ -342,8 +359,10 @@ func statusWarnings(status syncclient.Status) []string {
 	warn(!status.CloudCommunication, "the server's settings do not let it speak with the cloud, and nothing is synced: set LATCHKEY_CLOUD_COMMUNICATION=true there")
 	warn(c == nil, "there is no connection with the cloud, and nothing is synced: run latchkey sync connect")
 	warn(c != nil && !c.Enabled, "the connection is disabled, and nothing is synced: latchkey sync enable enables it")
-	warn(status.KeyRefused, "the cloud refused the billing sync key, and the schedule waits for another: copy the key from the cloud's web vault, and run latchkey sync connect")
-	warn(!status.KeyRefused && c != nil && c.Probe != nil && c.Probe.Code != "", "the key could not be tried out when it was saved: latchkey sync now --wait tries it")
+	doubt := inDoubt(status)
+	noKey := status.KeyRefused || doubt && refused(c.Probe)
+	warn(noKey, "the cloud refused the billing sync key, and nothing is synced without another: copy the key from the cloud's web vault, and run latchkey sync connect")
+	warn(doubt && !noKey, "the key could not be tried out when it was saved: latchkey sync now --wait tries it")
 	if status.Blocked != nil {
 		warn(true, "the cloud does not know this installation, and the schedule does not ask again before %s: check installation id, key and region; latchkey sync now asks at once", date(*status.Blocked))
 	}
@@ -352,5 +371,22 @@ func statusWarnings(status syncclient.Status) []string {
 		skew := time.Duration(*status.Skew * float64(time.Second)).Round(time.Second)
 		warn(skew.Abs() > tolerableSkew, "the server's clock and the cloud's are %s apart: set the server's", skew.Abs())
 	}
-	return told
+	// Of offers that somebody has to look at, how many they are now counts, and not
+	// how many a run has met.
+	var n syncclient.Counts
+	if status.LastRun != nil {
+		n = status.LastRun.Counts
+	}
+	n.Quarantined, n.MailUncertain = status.Quarantined, status.MailUncertain
+	return append(told, runWarnings(n)...)
+}
+
+// inDoubt tells whether the cloud did not accept the key when it was last tried,
+// or was not asked, and no sync has shown since that it is good.
+func inDoubt(status syncclient.Status) bool {
+	c, last := status.Connection, status.LastSponsorshipSync
+	if c == nil || c.Probe == nil || c.Probe.Code == "" {
+		return false
+	}
+	return last == nil || c.Probe.At != nil && last.Before(*c.Probe.At)
 }

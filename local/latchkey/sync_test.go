@@ -128,7 +128,7 @@ func (b *billing) in(ctx context.Context, settings map[string]string, input stri
 const own = " /organizations/{org}/billing-sync"
 
 func aRun(status, more string) string {
-	return fmt.Sprintf(`{"id":%q,"trigger":"manual","status":%q,"requested":"2026-11-22T10:00:00Z","started":"2026-11-22T10:00:01Z","phase":"offers","batch":1%s}`, syncRun, status, more)
+	return fmt.Sprintf(`{"id":%q,"trigger":"manual","status":%q,"requestedDate":"2026-11-22T10:00:00Z","startedDate":"2026-11-22T10:00:01Z","phase":"offers","batch":1%s}`, syncRun, status, more)
 }
 
 func TestASyncIsStartedAndFollowedToItsEnd(t *testing.T) {
@@ -174,7 +174,7 @@ func TestWhoStopsWaitingIsToldThatTheSyncGoesOn(t *testing.T) {
 		"POST" + own + "/sync":           {aRun("queued", "")},
 		"GET" + own + "/runs/" + syncRun: {aRun("running", "")},
 	})
-	b.as("", "now", "--wait", "--timeout", "1s").want(t, exitFailed, "The run goes on", "latchkey sync runs "+syncRun)
+	b.as("", "now", "--wait", "--timeout", "1s").want(t, exitFailed, "the run is not finished after 1s\nThe run goes on", "latchkey sync runs "+syncRun)
 }
 
 func TestTheStatusSaysWhatIsWrong(t *testing.T) {
@@ -189,13 +189,19 @@ func TestTheStatusSaysWhatIsWrong(t *testing.T) {
 			[]string{"Never", "2026-11-23 04:05 UTC", "enabled, key ending in AbCd, region EU"},
 		},
 		"no connection": {`{"organizationId":"{org}","cloudCommunication":true,"connection":null}`, []string{"none", "not scheduled", "latchkey sync connect"}},
+		"a key that was not tried": {
+			`{"organizationId":"{org}","cloudCommunication":true,"connection":{"enabled":true,"probe":{"date":"2026-11-22T10:00:00Z","code":"timeout"}},"lastSponsorshipSync":"2026-11-22T09:00:00Z"}`,
+			[]string{"the key could not be tried out when it was saved"},
+		},
 		"disabled": {
 			`{"organizationId":"{org}","cloudCommunication":true,"connection":{"enabled":false}}`, []string{"disabled", "latchkey sync enable"},
 		},
 		"trouble": {
 			`{"organizationId":"{org}","cloudCommunication":true,"connection":` + connection + `,"lastSponsorshipSync":"2026-06-01T00:00:00Z","overdueDays":150,"keyRefused":true,
-			"blockedUntil":"2026-11-23T00:00:00Z","clockSkewSeconds":-600,"pendingOffers":7,"oldestPending":"2026-06-02T00:00:00Z","errorCode":"key_invalid","lastRun":` + failure + `}`,
+			"blockedUntil":"2026-11-23T00:00:00Z","clockSkewSeconds":-600,"pendingOffers":7,"oldestPending":"2026-06-02T00:00:00Z","errorCode":"key_invalid","lastRun":` + failure + `,"nextDue":"2026-11-23T04:05:06Z",
+			"currentRun":` + aRun("running", `,"waitingUntil":"2026-11-22T10:13:00Z","try":{"number":3,"of":6,"lastCode":"network_pre"}`) + `}`,
 			[]string{
+				"waiting until 2026-11-22 10:13 UTC after network_pre, try 3 of 6", "not before another key is given",
 				"2026-06-01 00:00 UTC", "more than 150 days ago", "the cloud refused the billing sync key", "before 2026-11-23 00:00 UTC",
 				"10m0s apart", "7, the oldest since 2026-06-02", "key_invalid: Invalid Billing Sync Key: paste the key again",
 			},
@@ -215,6 +221,14 @@ func TestTheStatusSaysWhatIsWrong(t *testing.T) {
 				t.Errorf("%+v", status)
 			}
 		})
+	}
+}
+
+func TestAKeyThatWasGoodForASyncIsNotDoubted(t *testing.T) {
+	b := startBilling(t, map[string][]string{"GET" + own: {`{"organizationId":"{org}","cloudCommunication":true,"lastSponsorshipSync":"2026-11-22T11:00:00Z",
+		"connection":{"enabled":true,"probe":{"date":"2026-11-22T10:00:00Z","code":"timeout"}}}`}})
+	if got := b.as("", "status").want(t, 0); strings.Contains(got.out, "warning") {
+		t.Errorf("it tells %s", got.out)
 	}
 }
 
@@ -239,17 +253,24 @@ func TestRunsAreListed(t *testing.T) {
 func TestOffersAreListedWithTheirOfficialLabels(t *testing.T) {
 	b := startBilling(t, map[string][]string{"GET" + own + "/offers": {`{"data":[
 		{"id":"` + syncOffer + `","offeredToEmail":"a@example.org","friendlyName":"Anna\u001b[2J","status":{"key":"requestRemoved","label":"Removed (awaiting sync)"},"lastSyncDate":"2026-11-22T10:00:00Z"},
-		{"id":"` + uuid.NewString() + `","offeredToEmail":"b@example.org","friendlyName":null,"status":{"key":"active","label":"Active"},"validUntil":"2027-01-02T03:04:05Z","mailUncertain":true},
-		{"id":"` + uuid.NewString() + `","offeredToEmail":"c","status":{"key":"requested","label":"Requested"},"quarantined":"email_invalid"}],"continuationToken":null}`}})
+		{"id":"` + uuid.NewString() + `","offeredToEmail":"b@example.org","friendlyName":null,"status":{"key":"active","label":"Active"},"lastSyncDate":"2026-11-22T10:00:00Z","validUntil":"2027-01-02T03:04:05Z","mailUncertain":true},
+		{"id":"` + uuid.NewString() + `","offeredToEmail":"c","status":{"key":"requested","label":"Requested"},"quarantined":"email_invalid"},
+		{"id":"` + uuid.NewString() + `","offeredToEmail":"d@example.org","sponsoringOrganizationUserId":"the-member","status":{"key":"requested","label":"Requested"},"mailUncertain":true}],"continuationToken":null}`}})
 	for _, args := range [][]string{{"offers"}, {"offers", "list"}} {
 		got := b.as("", args...).want(t, 0, "a@example.org", "Removed (awaiting sync)", "Active", "2027-01-02", "Requested", "Never",
 			"perhaps not mailed", "not sent: email_invalid")
 		if strings.ContainsRune(got.out, '\x1b') {
 			t.Errorf("a name writes to the terminal: %q", got.out)
 		}
+		// One that the cloud never had cannot be reissued.
+		for line := range strings.Lines(got.out) {
+			if strings.Contains(line, "d@example.org") && (strings.Contains(line, "reissue") || !strings.Contains(line, "the-member")) {
+				t.Errorf("it tells %s", line)
+			}
+		}
 	}
 	var offers []struct{ Status struct{ Label string } }
-	if b.as("", "offers", "--json").want(t, 0).json(t, &offers); len(offers) != 3 || offers[0].Status.Label != "Removed (awaiting sync)" {
+	if b.as("", "offers", "--json").want(t, 0).json(t, &offers); len(offers) != 4 || offers[0].Status.Label != "Removed (awaiting sync)" {
 		t.Errorf("%v", offers)
 	}
 }
@@ -257,11 +278,11 @@ func TestOffersAreListedWithTheirOfficialLabels(t *testing.T) {
 func TestOffersAreCreatedRevokedAndReissued(t *testing.T) {
 	const create = "POST /organization/sponsorship/self-hosted/{org}/families-for-enterprise"
 	b := startBilling(t, map[string][]string{
-		create: {""},
+		create: {`{"id":"` + syncOffer + `","status":{"key":"requested","label":"Requested"}}`},
 		"POST" + own + "/offers/" + syncOffer + "/revoke":  {""},
 		"POST" + own + "/offers/" + syncOffer + "/reissue": {`{"id":"` + syncOffer + `","status":{"key":"requested","label":"Requested"}}`},
 	})
-	b.as("", "offers", "create", "a@example.org", "--admin", "--name", "Anna").want(t, 0, "The offer is created")
+	b.as("", "offers", "create", "a@example.org", "--admin", "--name", "Anna").want(t, 0, "The offer is created, as "+syncOffer)
 	if !strings.Contains(b.bodies[0], `"isAdminInitiated":true`) || !strings.Contains(b.bodies[0], `"friendlyName":"Anna"`) {
 		t.Errorf("sent %s", b.bodies[0])
 	}
@@ -335,23 +356,28 @@ func TestTheLicenceIsShownSyncedUploadedAndChecked(t *testing.T) {
 			"source":"upload","installedDate":"2026-11-22T10:00:00Z","lastLicenseSync":null,"problem":{"code":"license_expired","message":"The license has expired.","hint":null}}`},
 		"POST /organizations/licenses/self-hosted/{org}/sync": {""},
 		"POST /organizations/licenses/self-hosted/{org}":      {""},
-		"POST" + own + "/license/check":                       {`{"at":"2026-11-22T10:00:00Z","changed":["Seats","Expires"]}`, `{"at":"2026-11-22T10:00:00Z","code":"org_unknown"}`},
+		"POST" + own + "/license/check":                       {`{"date":"2026-11-22T10:00:00Z","changed":["Seats","Expires"]}`},
 	})
 	path := filepath.Join(t.TempDir(), "license.json")
 	if err := os.WriteFile(path, []byte(`{"version":15}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"licence", "show"}, {"license", "show"}, {"licence", "sync"}, {"licence", "upload", path}} {
-		b.as("", args...).want(t, 0, "Acme", "Enterprise (Annually)", "2027-01-02", "Never", "license_expired: The license has expired")
+		b.as("", args...).want(t, 0, "Acme", "Enterprise (Annually)", "2027-01-02", "Never", "for ever", "license_expired: The license has expired")
 	}
 	if !strings.Contains(strings.Join(b.bodies, ""), `{"version":15}`) {
 		t.Error("the file was not sent")
 	}
 	b.as("", "licence", "check").want(t, 0, "differs in Seats, Expires")
-	b.as("", "licence", "check", "--json").want(t, exitFailed, "org_unknown")
+	b.as("", "licence", "check", "--json").want(t, 0, `"Seats"`)
 	b.as("", "licence", "upload", path+".missing").want(t, exitUsage, "license")
 	b.answers["POST /organizations/licenses/self-hosted/{org}"] = []string{"400 Version 17 is not supported."}
 	b.as("", "licence", "upload", path).want(t, exitUsage, "Version 17 is not supported.")
+	// Of one that cannot be verified nothing is known.
+	b.answers["GET"+own+"/license"] = []string{`{"organizationId":"{org}","license":null,"usableUntil":null,"source":"upload","problem":{"code":"license_signature","message":"Invalid license."}}`}
+	if got := b.as("", "licence", "show").want(t, 0, "license_signature"); strings.Contains(got.out, "usable until") {
+		t.Errorf("it tells %s", got.out)
+	}
 	delete(b.answers, "GET"+own+"/license")
 	b.as("", "licence", "show").want(t, exitNotFound)
 }

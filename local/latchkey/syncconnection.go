@@ -11,6 +11,7 @@ import (
 
 	"github.com/latchkey-fn/latchkey/local/syncclient"
 	"github.com/latchkey-fn/latchkey/shared/config"
+	"github.com/latchkey-fn/latchkey/shared/sponsor/cloud"
 )
 
 // longestSyncKey bounds what is taken for a billing sync key, which has 30
@@ -89,14 +90,30 @@ func (s *syncer) showConnection(c syncclient.Connection) error {
 		return s.printJSON(c)
 	}
 	fmt.Fprintf(s.out, "Connection: %s.\n", connected(&c))
-	switch {
-	case c.Probe == nil || c.Probe.At == nil:
-	case c.Probe.Code == "":
-		fmt.Fprintln(s.out, good("The cloud accepts the key."))
-	default:
-		fmt.Fprintln(s.out, note("The cloud could not be asked about the key: "+trouble(c.Probe.Code, c.Probe.Message, c.Probe.Hint)+"."))
+	if c.Enabled {
+		fmt.Fprintln(s.out, tried(c.Probe))
 	}
 	return nil
+}
+
+// tried says what is known of a key.
+func tried(p *syncclient.Probe) string {
+	switch {
+	case p == nil, p.At == nil && p.Code == "":
+		return note("The key was not tried, because a sync or another trial may be under way: latchkey sync now --wait tries it.")
+	case p.At == nil:
+		return note("The key was not tried: " + trouble(p.Code, p.Message, p.Hint) + ".")
+	case refused(p):
+		return bad("The cloud refuses the key: " + trouble(p.Code, p.Message, p.Hint) + ".")
+	case p.Code != "":
+		return note("The cloud could not be asked about the key: " + trouble(p.Code, p.Message, p.Hint) + ".")
+	}
+	return good("The cloud accepts the key.")
+}
+
+// refused tells whether the cloud had its word on a key, and it was no.
+func refused(p *syncclient.Probe) bool {
+	return p.Code == string(cloud.KeyInvalid) || p.Code == string(cloud.OrgUnknown)
 }
 
 func newSyncEnable(s *syncer, enabled bool) *cobra.Command {
@@ -112,7 +129,7 @@ func newSyncEnable(s *syncer, enabled bool) *cobra.Command {
 			}
 			connection, err := client.Enable(c.Context(), enabled)
 			if err != nil {
-				return withoutConnection(err)
+				return missing(err)
 			}
 			return s.showConnection(connection)
 		},
@@ -123,11 +140,14 @@ func newSyncEnable(s *syncer, enabled bool) *cobra.Command {
 	return c
 }
 
-// withoutConnection gives the lack of a connection its exit code, which is not
-// that of a setting that names nothing.
-func withoutConnection(err error) error {
+// missing gives the lack of a connection or licence its exit code, which is not
+// that of a setting that names nothing, and says how to come by one.
+func missing(err error) error {
 	if _, none := errors.AsType[*syncclient.NoConnection](err); none {
-		return fmt.Errorf("%w: %w", errNoSuch, err)
+		return fmt.Errorf("%w: %w: latchkey sync connect makes one", errNoSuch, err)
+	}
+	if _, none := errors.AsType[*syncclient.NoLicence](err); none {
+		return fmt.Errorf("%w: %w: latchkey sync licence upload FILE", errNoSuch, err)
 	}
 	return err
 }
@@ -152,7 +172,7 @@ accepted after half a year without a sync. latchkey sync disable keeps the key.`
 				return err
 			}
 			if err := client.Disconnect(c.Context()); err != nil {
-				return withoutConnection(err)
+				return missing(err)
 			}
 			if s.json {
 				return s.printJSON(map[string]bool{"disconnected": true})

@@ -16,11 +16,14 @@ func newSyncLicence(s *syncer) *cobra.Command {
 		Short:   "Show, sync, upload and check the organization's license",
 		Long: `The license of the organization is verified by the server with the vendor's
 certificate. It comes from the cloud when asked for, and never by itself, unless
-the server's settings say so.`,
+the server's settings say so.
+
+To sync, upload and check it is for the owners of the organization: for those
+whom LATCHKEY_BILLING_RULES of the server names.`,
 		Example: `  latchkey sync licence show
   latchkey sync licence sync
   latchkey sync licence upload bitwarden_organization_license.json`,
-	}, newSyncLicenceShow(s), newSyncLicenceSync(s), newSyncLicenceUpload(s), newSyncLicenceCheck(s))
+	}, newSyncLicenceShow(s), newSyncLicenceSync(s), newSyncLicenceUpload(s), newSyncLicenceCheck(s), newSyncLicenceUsage(s))
 	return c
 }
 
@@ -41,7 +44,7 @@ func newSyncLicenceShow(s *syncer) *cobra.Command {
 func (s *syncer) showLicence(c *cobra.Command, client *syncclient.Client) error {
 	l, err := client.Licence(c.Context())
 	if err != nil {
-		return err
+		return missing(err)
 	}
 	if s.json {
 		return s.printJSON(l)
@@ -54,10 +57,11 @@ func (s *syncer) showLicence(c *cobra.Command, client *syncclient.Client) error 
 			fmt.Fprintf(table, "seats\t%d\n", *v.Seats)
 		}
 		fmt.Fprintf(table, "version\t%d, issued %s\nexpires\t%s\n", v.Version, when(v.Issued), when(v.Expires))
+		fmt.Fprintf(table, "usable until\t%s\n", choose(l.UsableUntil == nil, "for ever", when(l.UsableUntil)))
 	}
-	fmt.Fprintf(table, "usable until\t%s\n", choose(l.UsableUntil == nil, "for ever", when(l.UsableUntil)))
 	fmt.Fprintf(table, "installed\t%s, from %s\n", when(l.Installed), shown(l.Source))
 	fmt.Fprintf(table, "last license sync\t%s\n", when(l.LastSync))
+	fmt.Fprintf(table, "usage\t%s\n", used(l.Usage))
 	if l.Check != nil {
 		fmt.Fprintf(table, "last check\t%s: %s\n", date(l.Check.At), checked(*l.Check))
 	}
@@ -77,7 +81,7 @@ func newSyncLicenceSync(s *syncer) *cobra.Command {
 				return err
 			}
 			if err := client.SyncLicence(c.Context()); err != nil {
-				return err
+				return missing(err)
 			}
 			return s.showLicence(c, client)
 		},
@@ -119,17 +123,13 @@ func newSyncLicenceCheck(s *syncer) *cobra.Command {
 			}
 			check, err := client.CheckLicence(c.Context())
 			if err != nil {
-				return err
+				return missing(err)
 			}
 			if s.json {
-				err = s.printJSON(check)
-			} else {
-				fmt.Fprintf(s.out, "The license: %s.\n", checked(check))
+				return s.printJSON(check)
 			}
-			if err == nil && check.Code != "" {
-				err = fmt.Errorf("the check of the license failed: %s", shown(check.Code))
-			}
-			return err
+			fmt.Fprintf(s.out, "The license: %s.\n", checked(check))
+			return nil
 		},
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -26,7 +27,7 @@ next sync. The statuses are those of the web vault:
 		Example: `  latchkey sync offers
   latchkey sync offers create someone@example.org
   latchkey sync offers revoke 5a1b0e52-7f3c-4f0d-9a57-3f2c2b1f7f10`,
-	}, list, newSyncOffersCreate(s), newSyncOffersRevoke(s), newSyncOffersReissue(s))
+	}, list, newSyncOffersCreate(s), newSyncOffersRevoke(s), newSyncOffersReissue(s), newSyncOffersImport(s))
 	c.RunE = list.RunE
 	return c
 }
@@ -56,9 +57,9 @@ func (s *syncer) showOffers(offers []syncclient.Offer) error {
 		return s.printJSON(offers)
 	}
 	table := s.table()
-	fmt.Fprintln(table, "ID\tE-MAIL\tNAME\tSTATUS\tLAST SYNC\tVALID UNTIL\tNOTE")
+	fmt.Fprintln(table, "ID\tMEMBER\tE-MAIL\tNAME\tSTATUS\tLAST SYNC\tVALID UNTIL\tNOTE")
 	for _, o := range offers {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", o.ID, shown(o.Email), shown(o.Name), shown(o.Status.Label), when(o.LastSync), day10(o.ValidUntil), remark(o))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", o.ID, shown(o.Member), shown(o.Email), shown(o.Name), shown(o.Status.Label), when(o.LastSync), day10(o.ValidUntil), remark(o))
 	}
 	return table.Flush()
 }
@@ -78,7 +79,7 @@ func remark(o syncclient.Offer) string {
 		return "not sent: " + shown(o.Quarantined)
 	case o.Problem != "":
 		return shown(o.Problem)
-	case o.MailUncertain:
+	case o.MailUncertain && o.LastSync != nil:
 		return "perhaps not mailed: reissue it"
 	}
 	return ""
@@ -101,13 +102,14 @@ license must allow that. The cloud mails it after the next sync.`,
 				return err
 			}
 			o.Email = args[0]
-			if err := client.CreateOffer(c.Context(), o); err != nil {
+			made, err := client.CreateOffer(c.Context(), o)
+			if err != nil {
 				return err
 			}
 			if s.json {
-				return s.printJSON(map[string]bool{"created": true})
+				return s.printJSON(made)
 			}
-			fmt.Fprintln(s.out, "The offer is created. The next sync sends it: latchkey sync now")
+			fmt.Fprintf(s.out, "The offer is created, as %s. The next sync sends it: latchkey sync now\n", made.ID)
 			return nil
 		},
 	}
@@ -118,16 +120,25 @@ license must allow that. The cloud mails it after the next sync.`,
 
 func newSyncOffersRevoke(s *syncer) *cobra.Command {
 	var yes bool
+	var member string
 	c := &cobra.Command{
-		Use:   "revoke ID",
-		Short: "Revoke an offer",
-		Long: `Revoke an offer. One that was not sent yet is gone at once, one that was sent is
-removed from the cloud by the next sync, and one that was accepted lasts as long
-as it was paid for.`,
+		Use:   "revoke ID | --member ID",
+		Short: "Revoke an offer, or all of a member",
+		Long: `Revoke an offer, or with --member all that a member made who has left. One that
+was not sent yet is gone at once, one that was sent is removed from the cloud by
+the next sync, and one that was accepted lasts as long as it was paid for.`,
 		Example: `  latchkey sync offers revoke 5a1b0e52-7f3c-4f0d-9a57-3f2c2b1f7f10
-  latchkey sync offers revoke 5a1b0e52-7f3c-4f0d-9a57-3f2c2b1f7f10 --yes`,
-		Args: oneArgument,
+  latchkey sync offers revoke --member 0b7d6c1e-52a5-4a8e-8b53-2f6a3d0d9c11 --yes`,
+		Args: func(c *cobra.Command, args []string) error {
+			if c.Flags().Changed("member") {
+				return noArguments(c, args)
+			}
+			return oneArgument(c, args)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
+			if c.Flags().Changed("member") {
+				return s.revokeOf(c.Context(), member, yes)
+			}
 			id, client, err := s.offer(args[0])
 			if err != nil {
 				return err
@@ -142,7 +153,31 @@ as it was paid for.`,
 		},
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	c.Flags().StringVar(&member, "member", "", "all offers of this member, by the id that the list has (MEMBER)")
 	return c
+}
+
+func (s *syncer) revokeOf(ctx context.Context, member string, yes bool) error {
+	id, ok := asID(member)
+	if !ok {
+		return fmt.Errorf("%w: that is no id of a member: latchkey sync offers lists them", errUsage)
+	}
+	client, err := s.client()
+	if err != nil {
+		return err
+	}
+	if err := s.sure(ctx, yes, fmt.Sprintf("All offers of member %s are revoked.", id)); err != nil {
+		return err
+	}
+	revoked, err := client.RevokeOffersOf(ctx, id)
+	if err != nil {
+		return err
+	}
+	if s.json {
+		return s.printJSON(map[string]int{"revoked": revoked})
+	}
+	fmt.Fprintf(s.out, "%d offer(s) of member %s are revoked.\n", revoked, id)
+	return nil
 }
 
 // offer gives the id of an offer that an argument names, and the client for it.

@@ -21,6 +21,7 @@ import (
 	"github.com/latchkey-fn/latchkey/local/cloud"
 	"github.com/latchkey-fn/latchkey/local/testenv"
 	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 )
 
 // A step is what `latchkey up` prints below a comment, and what somebody sees
@@ -102,12 +103,12 @@ type upProcess struct {
 	cmd     *exec.Cmd
 	data    string
 	printed string // what to try
-	log     *lines
+	log     *logtest.Log
 }
 
 func startUp(t *testing.T, binary, data string, flags ...string) *upProcess {
 	t.Helper()
-	p := &upProcess{data: data, log: &lines{}}
+	p := &upProcess{data: data, log: &logtest.Log{}}
 	p.cmd = exec.CommandContext(t.Context(), binary, append([]string{"up", "--listen", "127.0.0.1:0", "--data", data}, flags...)...)
 	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
 	p.cmd.Stderr = p.log

@@ -131,7 +131,7 @@ func TestOnlyWhatIsSafeIsSentAgain(t *testing.T) {
 			return err
 		}, true},
 		"rotate": {"POST /api/access-tokens/rotate", creation, func(ctx context.Context, c *Client) error { _, err := c.Rotate(ctx, 0); return err }, true},
-		"import": {"POST /api/sm/" + vectorOrganization + "/import", "", func(ctx context.Context, c *Client) error { return c.Import(ctx, Transfer{}, false) }, true},
+		"import": {"POST /api/sm/" + vectorOrganization + "/import", importAnswer, func(ctx context.Context, c *Client) error { _, err := c.Import(ctx, Transfer{}, false); return err }, true},
 		"create": {createLine, projectAnswer, func(ctx context.Context, c *Client) error { _, err := c.CreateProject(ctx, "x"); return err }, false},
 		"change": {"PUT /api/secrets/" + vectorSecretID, secretAnswer, func(ctx context.Context, c *Client) error {
 			_, err := c.UpdateSecret(ctx, vectorSecretID, Written{Key: "k", Value: "v"}, true)
@@ -150,6 +150,8 @@ func TestOnlyWhatIsSafeIsSentAgain(t *testing.T) {
 	}
 }
 
+const importAnswer = `{"projects":1,"secrets":1,"existingProjects":1,"existingSecrets":0}`
+
 // An encrypted import may be sent again, since the server makes the same things
 // of the same texts: readable ones are encrypted once for all tries.
 func TestAnImportThatIsSentAgainIsTheSame(t *testing.T) {
@@ -164,9 +166,10 @@ func TestAnImportThatIsSentAgainIsTheSame(t *testing.T) {
 		readable bool
 	}{"readable": {readable, true}, "encrypted": {sealed, false}} {
 		brokeOff := answer{status: 503, body: `{"message":"The import broke off."}`}
-		s := newScripted(t, map[string][]answer{settingsLine: ok(settingsAnswer), line: {brokeOff, {cut: true}, {status: 200}}})
-		if err := s.operator(t).Import(t.Context(), c.transfer, c.readable); err != nil || s.count(line) != 3 {
-			t.Fatalf("%s: sent %d times, %v", name, s.count(line), err)
+		s := newScripted(t, map[string][]answer{settingsLine: ok(settingsAnswer), line: {brokeOff, {cut: true}, {status: 200, body: importAnswer}}})
+		got, err := s.operator(t).Import(t.Context(), c.transfer, c.readable)
+		if err != nil || s.count(line) != 3 || got != (Imported{Projects: 1, Secrets: 1, ExistingProjects: 1}) {
+			t.Fatalf("%s: sent %d times, %+v, %v", name, s.count(line), got, err)
 		}
 		bodies := map[string]bool{}
 		for _, r := range s.seen() {
@@ -375,7 +378,7 @@ func TestTheOrganisationsThatATokenNames(t *testing.T) {
 
 func TestOnlyReadableTextsAreEncryptedAndOnlyOursAreImported(t *testing.T) {
 	const line = "POST /api/sm/" + vectorOrganization + "/import"
-	s := newScripted(t, map[string][]answer{settingsLine: ok(settingsAnswer), line: {{status: 200}}})
+	s := newScripted(t, map[string][]answer{settingsLine: ok(settingsAnswer), line: {{status: 200, body: importAnswer}}})
 	c, key := s.operator(t), organizationKey(t)
 	readable := Transfer{
 		Projects: []TransferProject{{vectorProject, "p"}},
@@ -393,7 +396,7 @@ func TestOnlyReadableTextsAreEncryptedAndOnlyOursAreImported(t *testing.T) {
 		transfer Transfer
 		readable bool
 	}{"readable as encrypted": {readable, false}, "encrypted as readable": {sealed, true}, "under another key": {theirs, false}} {
-		if err := c.Import(t.Context(), i.transfer, i.readable); fault.Of(err) != fault.Invalid || s.count(line) != 0 {
+		if _, err := c.Import(t.Context(), i.transfer, i.readable); fault.Of(err) != fault.Invalid || s.count(line) != 0 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -401,7 +404,7 @@ func TestOnlyReadableTextsAreEncryptedAndOnlyOursAreImported(t *testing.T) {
 		transfer Transfer
 		readable bool
 	}{{sealed, false}, {readable, true}} {
-		if err := c.Import(t.Context(), i.transfer, i.readable); err != nil {
+		if _, err := c.Import(t.Context(), i.transfer, i.readable); err != nil {
 			t.Fatal(err)
 		}
 		all := s.seen()

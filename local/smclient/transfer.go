@@ -109,25 +109,37 @@ func ReadTransfer(content []byte) (Transfer, error) {
 	return t, nil
 }
 
+// Imported is how much an import holds, and how much of that was there before: an
+// import of the same encrypted file made it, or an earlier try of this one.
+type Imported struct {
+	Projects         int `json:"projects"`
+	Secrets          int `json:"secrets"`
+	ExistingProjects int `json:"existingProjects"`
+	ExistingSecrets  int `json:"existingSecrets"`
+}
+
+func (Imported) required() []string {
+	return []string{"projects", "secrets", "existingProjects", "existingSecrets"}
+}
+
 // Import adds projects and secrets. Of encrypted ones each text has to be under
 // the organisation's key; readable ones are encrypted first.
 //
 // Of what is encrypted the server makes the same thing once: its ids come from
 // the ciphertexts. So the request may be sent again, and so may an encrypted
 // file; a readable one is encrypted anew by each call, and adds everything anew.
-func (c *Client) Import(ctx context.Context, t Transfer, readable bool) error {
+func (c *Client) Import(ctx context.Context, t Transfer, readable bool) (Imported, error) {
 	_, sealed, err := c.bothForms(ctx, t, readable)
 	if err != nil {
-		return err
+		return Imported{}, err
 	}
 	organization, err := c.Organization(ctx)
 	if err != nil {
-		return err
+		return Imported{}, err
 	}
-	_, err = c.do(ctx, apiclient.Request{
+	return get[Imported](ctx, c, apiclient.Request{
 		Doing: doingImport, Method: http.MethodPost, Path: []string{"sm", organization, "import"}, Body: sealed, Again: true,
 	})
-	return err
 }
 
 // Namesakes counts the projects and the secrets of a transfer whose names exist

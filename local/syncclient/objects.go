@@ -28,6 +28,10 @@ type Status struct {
 	Overdue       int        `json:"overdueDays"`
 	Pending       int        `json:"pendingOffers"`
 	OldestPending *time.Time `json:"oldestPending"`
+	// Quarantined offers are not sent, and of MailUncertain ones the cloud may not
+	// have mailed what it has.
+	Quarantined   int `json:"quarantinedOffers"`
+	MailUncertain int `json:"mailUncertainOffers"`
 	// Skew is how many seconds the cloud's clock is ahead; nil: not known.
 	Skew *float64 `json:"clockSkewSeconds"`
 }
@@ -82,20 +86,31 @@ type Run struct {
 	ID        string     `json:"id"`
 	Trigger   string     `json:"trigger,omitempty"`
 	Status    string     `json:"status"`
-	Requested *time.Time `json:"requested,omitempty"`
-	Started   *time.Time `json:"started,omitempty"`
-	Ended     *time.Time `json:"finished,omitempty"`
+	Requested *time.Time `json:"requestedDate,omitempty"`
+	Started   *time.Time `json:"startedDate,omitempty"`
+	Ended     *time.Time `json:"finishedDate,omitempty"`
 	Phase     string     `json:"phase,omitempty"`
 	Batch     int        `json:"batch"`
 	Counts    Counts     `json:"counts"`
 	// NotBefore is when it goes on, where it waits.
-	NotBefore *time.Time `json:"notBefore,omitempty"`
-	ErrorCode string     `json:"errorCode,omitempty"`
-	Message   string     `json:"message,omitempty"`
-	Hint      string     `json:"hint,omitempty"`
+	NotBefore *time.Time `json:"waitingUntil,omitempty"`
+	// Try is nil unless it is sending something.
+	Try       *Try   `json:"try,omitempty"`
+	ErrorCode string `json:"errorCode,omitempty"`
+	Message   string `json:"message,omitempty"`
+	Hint      string `json:"hint,omitempty"`
 }
 
 func (Run) required() []string { return []string{"id", "status"} }
+
+// Try is how far a run is with what it is sending.
+type Try struct {
+	// Number counts the tries so far; there are Of at the most.
+	Number int `json:"number"`
+	Of     int `json:"of"`
+	// LastCode is what the last one failed with; empty if none has.
+	LastCode string `json:"lastCode,omitempty"`
+}
 
 // Finished tells whether nothing more will happen.
 func (r Run) Finished() bool {
@@ -142,6 +157,13 @@ type Offer struct {
 
 func (Offer) required() []string { return []string{"id", "status"} }
 
+// removedMember is how many offers of one were revoked.
+type removedMember struct {
+	Revoked int `json:"revokedOffers"`
+}
+
+func (removedMember) required() []string { return []string{"revokedOffers"} }
+
 // OfferStatus is a name for programs, and what official clients show.
 type OfferStatus struct {
 	Key   string `json:"key"`
@@ -161,6 +183,8 @@ type Licence struct {
 	// LastSync is nil for "Never".
 	LastSync *time.Time    `json:"lastLicenseSync"`
 	Check    *LicenceCheck `json:"lastCheck"`
+	// Usage is what licences are checked against; nil where it was never told.
+	Usage *Usage `json:"usage"`
 }
 
 func (Licence) required() []string { return []string{"organizationId", "source"} }
@@ -185,7 +209,7 @@ type Problem struct {
 
 // LicenceCheck is what a comparison with the cloud's licence found.
 type LicenceCheck struct {
-	At time.Time `json:"at"`
+	At time.Time `json:"date"`
 	// Changed are the names of what differs.
 	Changed []string `json:"changed"`
 	// Code is empty unless the check failed.
@@ -193,4 +217,4 @@ type LicenceCheck struct {
 	Applied bool   `json:"applied"`
 }
 
-func (LicenceCheck) required() []string { return []string{"at"} }
+func (LicenceCheck) required() []string { return []string{"date"} }

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"mime/multipart"
 	"net/http"
+	"strings"
 
 	"github.com/latchkey-fn/latchkey/local/apiclient"
 )
@@ -28,12 +30,27 @@ func licenceForm(document []byte) (*apiclient.Form, error) {
 // do sends a request to the API.
 func (c *Client) do(ctx context.Context, r apiclient.Request) ([]byte, error) {
 	r.Path = append([]string{"api"}, r.Path...)
-	r.Header = map[string]string{"Accept": "application/json", "Authorization": "Bearer " + c.bearer.Reveal()}
+	header := map[string]string{"Accept": "application/json", "Authorization": "Bearer " + c.bearer.Reveal()}
+	maps.Copy(header, r.Header)
+	r.Header = header
 	return c.server.Do(ctx, r)
+}
+
+// lacks are what to do about failures whose message, which is the original's,
+// does not say it. They are by their codes, which stand behind the message.
+var lacks = map[string]string{
+	"(billing_right_missing)":       "You are an administrator of this organization here, and this is for its owners: for those whom LATCHKEY_BILLING_RULES of the server names.",
+	"(license_missing)":             "Upload one first: latchkey sync licence upload FILE",
+	"(license_certificate_missing)": "Set LATCHKEY_LICENSE_CERTIFICATE_FILE there to licensing.cer, as the vendor publishes it with its server.",
 }
 
 // advise tells what to do about a refusal.
 func advise(_ apiclient.Request, refusal *apiclient.Refusal) string {
+	for code, advice := range lacks {
+		if strings.HasSuffix(refusal.Message, code) {
+			return advice
+		}
+	}
 	switch refusal.Status {
 	case http.StatusUnauthorized:
 		return "Get a new operator's token: set LATCHKEY_OPERATOR_TOKEN or --operator-token-file."

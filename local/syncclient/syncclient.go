@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -164,17 +165,18 @@ type NewOffer struct {
 	AdminInitiated bool
 }
 
-// CreateOffer makes an offer, which the next run sends.
-func (c *Client) CreateOffer(ctx context.Context, o NewOffer) error {
+// CreateOffer makes an offer, which the next run sends. The original's route does
+// not give it unless it is asked to.
+func (c *Client) CreateOffer(ctx context.Context, o NewOffer) (Offer, error) {
 	body := map[string]any{"planSponsorshipType": planFamilies, "sponsoredEmail": o.Email, "isAdminInitiated": o.AdminInitiated}
 	if o.Name != "" {
 		body["friendlyName"] = o.Name
 	}
-	_, err := c.do(ctx, apiclient.Request{
+	return get[Offer](ctx, c, apiclient.Request{
 		Doing: "create an offer", Method: http.MethodPost, Body: body,
-		Path: []string{"organization", "sponsorship", "self-hosted", c.organization, "families-for-enterprise"},
+		Path:   []string{"organization", "sponsorship", "self-hosted", c.organization, "families-for-enterprise"},
+		Header: map[string]string{"Prefer": "return=representation"},
 	})
-	return err
 }
 
 // RevokeOffer revokes one. What the cloud may have is removed there by the next
@@ -182,6 +184,15 @@ func (c *Client) CreateOffer(ctx context.Context, o NewOffer) error {
 func (c *Client) RevokeOffer(ctx context.Context, id string) error {
 	_, err := c.do(ctx, apiclient.Request{Doing: "revoke offer " + id, Method: http.MethodPost, Path: c.own("offers", id, "revoke")})
 	return err
+}
+
+// RevokeOffersOf revokes those of a member who is no more, and tells how many
+// they were.
+func (c *Client) RevokeOffersOf(ctx context.Context, member string) (int, error) {
+	removed, err := get[removedMember](ctx, c, apiclient.Request{
+		Doing: "revoke the offers of member " + member, Method: http.MethodPost, Path: c.own("members", member, "removed"),
+	})
+	return removed.Revoked, err
 }
 
 // ReissueOffer has the cloud mail an offer anew: to another address or by
@@ -273,15 +284,53 @@ func (n *NoConnection) Error() string {
 // Unwrap gives the class of the failure.
 func (n *NoConnection) Unwrap() error { return fault.NotFound }
 
-// Licence is the installed one.
+// NoLicence is that an organisation has no licence installed.
+type NoLicence struct{ Organization string }
+
+// Error implements error.
+func (n *NoLicence) Error() string {
+	return "organization " + n.Organization + " has no license installed"
+}
+
+// Unwrap gives the class of the failure.
+func (n *NoLicence) Unwrap() error { return fault.NotFound }
+
+// Licence is the installed one. Without one it is a *NoLicence.
 func (c *Client) Licence(ctx context.Context) (Licence, error) {
-	return get[Licence](ctx, c, apiclient.Request{Doing: "read the license", Path: c.own("license")})
+	l, err := get[Licence](ctx, c, apiclient.Request{Doing: "read the license", Path: c.own("license")})
+	if !isNotFound(err) {
+		return l, err
+	}
+	// To whom may not ask the server says the same, and of the sync as well.
+	if _, statusErr := c.Status(ctx); statusErr == nil {
+		err = &NoLicence{Organization: c.organization}
+	}
+	return l, err
+}
+
+// unlessConnected gives, of something that needs a connection and was not found,
+// the *NoConnection that it is for want of.
+func (c *Client) unlessConnected(ctx context.Context, err error) error {
+	if !isNotFound(err) {
+		return err
+	}
+	_, connectionErr := c.existing(ctx)
+	if none, ok := errors.AsType[*NoConnection](connectionErr); ok {
+		return none
+	}
+	return err
+}
+
+func isNotFound(err error) bool {
+	refusal, ok := errors.AsType[*apiclient.Refusal](err)
+	return ok && refusal.Status == http.StatusNotFound
 }
 
 // CheckLicence compares the installed licence with the cloud's, and installs
-// nothing.
+// nothing. Without a connection it is a *NoConnection.
 func (c *Client) CheckLicence(ctx context.Context) (LicenceCheck, error) {
-	return get[LicenceCheck](ctx, c, apiclient.Request{Doing: "check the license", Method: http.MethodPost, Path: c.own("license", "check"), Again: true})
+	check, err := get[LicenceCheck](ctx, c, apiclient.Request{Doing: "check the license", Method: http.MethodPost, Path: c.own("license", "check"), Again: true})
+	return check, c.unlessConnected(ctx, err)
 }
 
 // licences is the official path of what a self-hosted server does with them.
@@ -289,10 +338,10 @@ func (c *Client) licences(path ...string) []string {
 	return append([]string{"organizations", "licenses", "self-hosted", c.organization}, path...)
 }
 
-// SyncLicence installs the cloud's.
+// SyncLicence installs the cloud's. Without a connection it is a *NoConnection.
 func (c *Client) SyncLicence(ctx context.Context) error {
 	_, err := c.do(ctx, apiclient.Request{Doing: "sync the license", Method: http.MethodPost, Path: c.licences("sync")})
-	return err
+	return c.unlessConnected(ctx, err)
 }
 
 // UploadLicence installs a document. Force: one that is older than the

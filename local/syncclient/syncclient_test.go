@@ -169,11 +169,15 @@ func TestOnlyWhatMayBeSentTwiceIs(t *testing.T) {
 		"start a run":     {func(c *Client) error { _, err := c.Start(t.Context()); return err }, tries},
 		"list the offers": {func(c *Client) error { _, err := c.Offers(t.Context()); return err }, tries},
 		"check":           {func(c *Client) error { _, err := c.CheckLicence(t.Context()); return err }, tries},
-		"create an offer": {func(c *Client) error { return c.CreateOffer(t.Context(), NewOffer{Email: "a@example.org"}) }, 1},
-		"revoke":          {func(c *Client) error { return c.RevokeOffer(t.Context(), runID) }, 1},
-		"reissue":         {func(c *Client) error { _, err := c.ReissueOffer(t.Context(), runID, "", ""); return err }, 1},
-		"sync a license":  {func(c *Client) error { return c.SyncLicence(t.Context()) }, 1},
-		"upload one":      {func(c *Client) error { return c.UploadLicence(t.Context(), []byte("{}"), false) }, 1},
+		"create an offer": {func(c *Client) error {
+			_, err := c.CreateOffer(t.Context(), NewOffer{Email: "a@example.org"})
+			return err
+		}, 1},
+		"of a member":    {func(c *Client) error { _, err := c.RevokeOffersOf(t.Context(), runID); return err }, 1},
+		"revoke":         {func(c *Client) error { return c.RevokeOffer(t.Context(), runID) }, 1},
+		"reissue":        {func(c *Client) error { _, err := c.ReissueOffer(t.Context(), runID, "", ""); return err }, 1},
+		"sync a license": {func(c *Client) error { return c.SyncLicence(t.Context()) }, 1},
+		"upload one":     {func(c *Client) error { return c.UploadLicence(t.Context(), []byte("{}"), false) }, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, client := start(t, func(w http.ResponseWriter, _ *http.Request, _ int) { problem(w, 503, "Later.") })
@@ -351,12 +355,13 @@ func TestALicenceIsUploadedAsTheWebVaultDoes(t *testing.T) {
 
 func TestOffersAreSentByTheirOfficialNames(t *testing.T) {
 	s, client := start(t, func(w http.ResponseWriter, r *http.Request, number int) {
-		if number == 2 {
+		// The original's route says nothing of what it made, unless it is asked to.
+		if number == 2 || r.Header.Get("Prefer") == "return=representation" {
 			fmt.Fprintf(w, `{"id":%q,"status":{"key":"requested","label":"Requested"}}`, runID)
 		}
 	})
-	if err := client.CreateOffer(t.Context(), NewOffer{Email: "a@example.org", Name: "n", AdminInitiated: true}); err != nil {
-		t.Fatal(err)
+	if o, err := client.CreateOffer(t.Context(), NewOffer{Email: "a@example.org", Name: "n", AdminInitiated: true}); err != nil || o.ID != runID {
+		t.Fatal(o, err)
 	}
 	if o, err := client.ReissueOffer(t.Context(), runID, "b@example.org", ""); err != nil || o.ID != runID {
 		t.Errorf("%v %v", o, err)
@@ -370,5 +375,55 @@ func TestOffersAreSentByTheirOfficialNames(t *testing.T) {
 	}
 	if s.asked()[0] != "POST /api/organization/sponsorship/self-hosted/"+organization+"/families-for-enterprise" {
 		t.Errorf("asked %q", s.asked())
+	}
+}
+
+// A server says "not found" of what is not there and of what may not be reached.
+func TestWhatIsMissingIsToldFromWhatMayNotBeReached(t *testing.T) {
+	calls := map[string]func(*Client) error{
+		"read":  func(c *Client) error { _, err := c.Licence(t.Context()); return err },
+		"sync":  func(c *Client) error { return c.SyncLicence(t.Context()) },
+		"check": func(c *Client) error { _, err := c.CheckLicence(t.Context()); return err },
+	}
+	for name, call := range calls {
+		for _, mayAsk := range []bool{true, false} {
+			_, client := start(t, func(w http.ResponseWriter, r *http.Request, _ int) {
+				switch path := r.URL.Path; {
+				case mayAsk && strings.HasSuffix(path, "/billing-sync"):
+					fmt.Fprintf(w, `{"organizationId":%q,"cloudCommunication":true}`, organization)
+				case mayAsk && strings.HasSuffix(path, "/connections/"+organization+"/1"):
+					fmt.Fprint(w, `{"id":null,"enabled":false,"config":null}`)
+				default:
+					problem(w, 404, "Resource not found.")
+				}
+			})
+			err := call(client)
+			_, noLicence := errors.AsType[*NoLicence](err)
+			_, noConnection := errors.AsType[*NoConnection](err)
+			if noLicence != (mayAsk && name == "read") || noConnection != (mayAsk && name != "read") || fault.Of(err) != fault.NotFound {
+				t.Errorf("%s, allowed %v: %v", name, mayAsk, err)
+			}
+			if told := strings.Contains(err.Error(), "you may not reach it"); told == mayAsk {
+				t.Errorf("%s, allowed %v: it tells %v", name, mayAsk, err)
+			}
+		}
+	}
+}
+
+func TestTheOriginalsTextsAreAdvisedOn(t *testing.T) {
+	for code, advice := range map[string]string{
+		"license_missing":             "latchkey sync licence upload FILE",
+		"license_certificate_missing": "LATCHKEY_LICENSE_CERTIFICATE_FILE",
+		"license_other":               "",
+	} {
+		_, client := start(t, func(w http.ResponseWriter, _ *http.Request, _ int) {
+			w.Header().Set("X-Latchkey-Code", code)
+			problem(w, 400, "Cannot verify license file.")
+		})
+		_, err := client.Start(t.Context())
+		refusal, ok := errors.AsType[*apiclient.Refusal](err)
+		if !ok || !strings.Contains(refusal.Advice, advice) || (advice == "") != (refusal.Advice == "") {
+			t.Errorf("%s: %v", code, err)
+		}
 	}
 }

@@ -1,7 +1,6 @@
 package cloudtest
 
 import (
-	"bytes"
 	"context"
 	"slices"
 	"sync"
@@ -68,22 +67,4 @@ func (c *Clock) Within(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithDeadline(t.Context(), c.Now().Add(d))
 	t.Cleanup(cancel)
 	return ctx
-}
-
-// Log is a log that is read while it is written.
-type Log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *Log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *Log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }

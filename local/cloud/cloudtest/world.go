@@ -11,6 +11,7 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 	"github.com/latchkey-fn/latchkey/shared/sponsor"
 	"github.com/latchkey-fn/latchkey/shared/sponsor/licence"
 	"github.com/latchkey-fn/latchkey/shared/store"
@@ -26,7 +27,7 @@ type World struct {
 	Clock *Clock
 	Table *store.Table
 	Key   *kmstest.Key
-	Logs  *Log
+	Logs  *logtest.Log
 	Org   string // here
 	// Config is what a process is made of. A change of it is the next process's.
 	Config sponsor.Config
@@ -50,7 +51,7 @@ func BatchOf(n int) Option {
 // NewWorld makes a world without a connection.
 func NewWorld(t testing.TB, options ...Option) *World {
 	t.Helper()
-	w := &World{TB: t, Clock: NewClock(), Table: store.NewTable(), Key: kmstest.NewKey(t), Logs: &Log{}, Org: Organization}
+	w := &World{TB: t, Clock: NewClock(), Table: store.NewTable(), Key: kmstest.NewKey(t), Logs: &logtest.Log{}, Org: Organization}
 	s := Setup{Emulator: emulator.Config{Now: w.Clock.Now, Sleep: w.Clock.Wait}, Settings: ordinary()}
 	for _, o := range options {
 		o(&s)
