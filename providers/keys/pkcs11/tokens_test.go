@@ -29,6 +29,7 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/kms"
 	"github.com/latchkey-fn/latchkey/shared/kms/kmstest"
+	"github.com/latchkey-fn/latchkey/shared/logtest"
 	"software.sslmate.com/src/go-pkcs12"
 )
 
@@ -82,30 +83,13 @@ func softHSMConfig(t *testing.T, token softhsm.Token) Config {
 // testLog shows the log of a test that fails. Unlike t.Log it may be used while
 // the last helper is being reaped.
 func testLog(t *testing.T) *slog.Logger {
-	var log lockedBuffer
+	var log logtest.Log
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(log.String())
 		}
 	})
-	return slog.New(slog.NewTextHandler(&log, nil))
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.String()
+	return log.Logger()
 }
 
 func roundTrip(ctx context.Context, key *Key) error {
@@ -362,7 +346,7 @@ func TestTheTokenIsLostAndComesBack(t *testing.T) {
 		t.Helper()
 		server := exec.Command(tool, "server", "--foreground", "--name", socket, "--provider", token.Library, "pkcs11:")
 		server.Env = append(os.Environ(), token.Env...)
-		var out lockedBuffer
+		var out logtest.Log
 		server.Stdout, server.Stderr = &out, &out
 		if err := server.Start(); err != nil {
 			t.Fatal(err)
@@ -480,8 +464,8 @@ func TestTheHelperWithoutCgoSaysSo(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 	c := newFake(t).config()
-	var log lockedBuffer
-	c.Helper, c.Log = path, slog.New(slog.NewTextHandler(&log, nil))
+	var log logtest.Log
+	c.Helper, c.Log = path, log.Logger()
 	key := openKey(t, c)
 	_, err = key.Describe(t.Context())
 	wantClass(t, err, fault.Transient)
