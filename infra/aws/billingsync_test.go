@@ -512,6 +512,7 @@ func TestTheSettingsOfBillingSyncAreThoseThatTheFunctionsRead(t *testing.T) {
 		}
 	}
 	want(t, "the function that is called", asked.SyncFunction, "BillingSyncFunction")
+	want(t, "who connects", asked.BillingRules, []string{"orgowner"})
 	want(t, "who offers", asked.SponsorRules, []string{"orguser", "orgcustom"})
 	seconds := at(t, resource(t, template(t), "BillingSyncFunction"), "Properties", "Timeout").(uint64)
 	if time.Duration(seconds)*time.Second < 10*scheduled.Billing.RequestTimeout {

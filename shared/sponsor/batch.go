@@ -250,6 +250,7 @@ func (w *worker) change(ctx context.Context, r *store.Record[offer], i item, amb
 	case OutcomeRemoved: // of one that is replaced
 		return w.turnOver(ctx, r)
 	case OutcomeKept:
+		o.Quarantined, o.Refused = "", nil
 		if o.ValidUntil == nil {
 			return nil
 		}

@@ -151,6 +151,21 @@ func TestARefusedOfferIsTriedAgain(t *testing.T) {
 		}
 	})
 
+	t.Run("in the next run, as a deletion", func(t *testing.T) {
+		w := sent(t, 2)
+		w.redeem(1, time.Time{})
+		w.revoke(1)
+		refuse(w, 1)
+		if run := w.mustSync(sponsor.CompletedWithWarnings); run.Counts.Quarantined != 1 {
+			t.Errorf("%+v", run.Counts)
+		}
+		w.fault()
+		w.mustSync(sponsor.Completed)
+		if o := w.own(1); o.Quarantined != "" || o.State != sponsor.RevokedUntilExpiry {
+			t.Errorf("%+v", o)
+		}
+	})
+
 	t.Run("not too many in one run", func(t *testing.T) {
 		w := offering(t, 30)
 		w.faultSyncs(emulator.Fault{Match: emulator.Match{Func: func(r emulator.Request) bool {
