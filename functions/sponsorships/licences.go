@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/latchkey-fn/latchkey/shared/httpx"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
 	"github.com/latchkey-fn/latchkey/shared/sponsor"
@@ -44,15 +45,12 @@ func (h *handler) uploadLicence(r smapi.Request) (string, any, error) {
 	return organization, nil, err
 }
 
-// NoticeHeader says something of an answer whose body is the original's.
-const NoticeHeader = "X-Latchkey-Notice"
-
 const unchecked = "What the organization uses was never told: it was not checked that the license allows it."
 
 // noteUnchecked tells of an installed licence what it was not checked against.
 func noteUnchecked(r smapi.Request, l sponsor.Licence) {
 	if l.Values != nil && l.Used == nil {
-		r.Answer.Set(NoticeHeader, unchecked)
+		r.Answer.Set(httpx.NoticeHeader, unchecked)
 	}
 }
 

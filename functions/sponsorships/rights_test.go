@@ -11,6 +11,7 @@ import (
 	"github.com/latchkey-fn/latchkey/functions/sponsorships"
 	"github.com/latchkey-fn/latchkey/local/devidentity"
 	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/httpx"
 	"github.com/latchkey-fn/latchkey/shared/store/storetest"
 )
 
@@ -48,11 +49,11 @@ func TestAnAdministratorIsNoOwner(t *testing.T) {
 			status, message = http.StatusBadRequest, "You do not have permission to "
 		}
 		said, _ := got.is(status)["message"].(string)
-		if !strings.HasPrefix(said, message) || got.Header.Get(sponsorships.CodeHeader) != "billing_right_missing" {
-			t.Errorf("%s: %q, %q", c.route, said, got.Header.Get(sponsorships.CodeHeader))
+		if !strings.HasPrefix(said, message) || got.Header.Get(httpx.CodeHeader) != "billing_right_missing" {
+			t.Errorf("%s: %q, %q", c.route, said, got.Header.Get(httpx.CodeHeader))
 		}
 		// Whoever has no role at all is not told that there is a right.
-		if got := h.do(h.eve, method, path, c.body); got.StatusCode != status || got.Header.Get(sponsorships.CodeHeader) != "" || strings.Contains(got.body, "RULES") {
+		if got := h.do(h.eve, method, path, c.body); got.StatusCode != status || got.Header.Get(httpx.CodeHeader) != "" || strings.Contains(got.body, "RULES") {
 			t.Errorf("%s: %d %s", c.route, got.StatusCode, got.body)
 		}
 	}
@@ -203,7 +204,7 @@ func TestALicenceIsCheckedAgainstWhatWasTold(t *testing.T) {
 	h.get(path).says(http.StatusNotFound, "Resource not found.")
 	got := fetch()
 	got.empty()
-	if notice := got.Header.Get(sponsorships.NoticeHeader); !strings.Contains(notice, "never told") {
+	if notice := got.Header.Get(httpx.NoticeHeader); !strings.Contains(notice, "never told") {
 		t.Errorf("%q", notice)
 	}
 	if shown := h.get(syncPath + "/license").is(http.StatusOK); shown["usage"] != nil {
@@ -221,13 +222,13 @@ func TestALicenceIsCheckedAgainstWhatWasTold(t *testing.T) {
 	}
 	h.changeSeats(50)
 	got = fetch()
-	if message, _ := got.is(http.StatusBadRequest)["message"].(string); !strings.Contains(message, "60 seats filled, and the new license has 50") || got.Header.Get(sponsorships.NoticeHeader) != "" {
+	if message, _ := got.is(http.StatusBadRequest)["message"].(string); !strings.Contains(message, "60 seats filled, and the new license has 50") || got.Header.Get(httpx.NoticeHeader) != "" {
 		t.Errorf("%q", message)
 	}
 	h.do(h.alice, http.MethodPut, path, object{"seats": 50}).is(http.StatusOK)
 	got = fetch()
 	got.empty()
-	if got.Header.Get(sponsorships.NoticeHeader) != "" {
+	if got.Header.Get(httpx.NoticeHeader) != "" {
 		t.Error("it was told")
 	}
 	if usage, _ := h.get(syncPath + "/license").is(http.StatusOK)["usage"].(object); usage["seats"] != 50.0 || usage["told"] == nil {

@@ -27,9 +27,6 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/store"
 )
 
-// CodeHeader names, in the answer of an error, its code: of sponsor.Failure.
-const CodeHeader = "X-Latchkey-Code"
-
 // maxBody bounds a request's body, in bytes: a licence's, as in the original.
 const maxBody = 51_200
 
@@ -184,7 +181,7 @@ func (h *handler) operation(of route) smapi.Operation {
 			}
 		}
 		if f, ok := sponsor.AsFailure(err); ok {
-			r.Answer.Set(CodeHeader, f.Code)
+			r.Answer.Set(httpx.CodeHeader, f.Code)
 			if f.Code == string(licence.VersionUnsupported) {
 				// Clients know this text as it is; the log has the hint.
 				err = fmt.Errorf("%w: %w", &machine.Problem{Class: f.Class, Message: f.Message}, err)
@@ -216,7 +213,7 @@ func (h *handler) admin(r smapi.Request) (string, error) {
 	return a.Organization, nil
 }
 
-// codeRight is in CodeHeader where an administrator may not do what the billing
+// codeRight is in httpx.CodeHeader where an administrator may not do what the billing
 // rules reserve.
 const codeRight = "billing_right_missing"
 
@@ -237,7 +234,7 @@ func (h *handler) owner(r smapi.Request, id string) (string, error) {
 	if a, err := r.Caller.In(ids[0]); err != nil || !a.IsAdmin() {
 		return "", machine.NotFound()
 	}
-	r.Answer.Set(CodeHeader, codeRight)
+	r.Answer.Set(httpx.CodeHeader, codeRight)
 	return "", machine.Hidden("This is for those of %sBILLING_RULES: the owners, where nothing else is set.", config.Prefix)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/latchkey-fn/latchkey/functions/sponsorships"
 	"github.com/latchkey-fn/latchkey/local/devidentity"
 	"github.com/latchkey-fn/latchkey/shared/config"
+	"github.com/latchkey-fn/latchkey/shared/httpx"
 	"github.com/latchkey-fn/latchkey/shared/store/storetest"
 )
 
@@ -29,7 +30,7 @@ func TestAConnection(t *testing.T) {
 
 	without := h.connect()
 	without.says(http.StatusBadRequest, "Cannot verify license file.")
-	if code := without.Header.Get(sponsorships.CodeHeader); code != "license_missing" {
+	if code := without.Header.Get(httpx.CodeHeader); code != "license_missing" {
 		t.Errorf("the code is %q", code)
 	}
 	h.upload(h.alice, org, h.licence).empty()
@@ -76,7 +77,7 @@ func TestAConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused := put(object{"config": object{"BILLINGSYNCKEY": "thisIsNotTheKeyOfTheOrganisatio"}})
-	if refused.StatusCode != http.StatusBadRequest || refused.Header.Get(sponsorships.CodeHeader) != "key_invalid" || fingerprint() != before {
+	if refused.StatusCode != http.StatusBadRequest || refused.Header.Get(httpx.CodeHeader) != "key_invalid" || fingerprint() != before {
 		t.Errorf("%d %s", refused.StatusCode, refused.body)
 	}
 	put(object{"config": object{"BILLINGSYNCKEY": rotated}}).is(http.StatusOK)
@@ -527,7 +528,7 @@ func TestUploadsThatAreRefused(t *testing.T) {
 	for _, n := range []int{0, 17, 99} {
 		got := h.upload(h.alice, org, version(n))
 		got.says(http.StatusBadRequest, fmt.Sprintf("Version %d is not supported.", n))
-		if code := got.Header.Get(sponsorships.CodeHeader); code != "license_version_unsupported" {
+		if code := got.Header.Get(httpx.CodeHeader); code != "license_version_unsupported" {
 			t.Errorf("the code is %q", code)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/httpx"
 )
 
 const bearer = "header.claims.signature"
@@ -177,7 +178,7 @@ func TestARefusalTellsTheServersMessageAndWhatToDo(t *testing.T) {
 		want  string // behind the status
 	}{
 		"a message":            {answer{status: 400, body: `{"message":"No tea.","object":"error"}`}, fault.Invalid, ": No tea.\nadvised"},
-		"a code for programs":  {answer{status: 400, header: map[string]string{codeHeader: "no_tea"}, body: `{"message":"No tea."}`}, fault.Invalid, ": No tea. (no_tea)\nadvised"},
+		"a code for programs":  {answer{status: 400, header: map[string]string{httpx.CodeHeader: "no_tea"}, body: `{"message":"No tea."}`}, fault.Invalid, ": No tea. (no_tea)\nadvised"},
 		"validation":           {answer{status: 400, body: `{"message":"Invalid.","validationErrors":{"Value":["too long"],"Key":["a","b"]}}`}, fault.Invalid, ": Invalid. Key: a b Value: too long\nadvised"},
 		"OAuth's code":         {answer{status: 400, body: `{"error":"invalid_client"}`}, fault.Unauthenticated, ": invalid_client\nadvised"},
 		"OAuth's description":  {answer{status: 400, body: `{"error":"invalid_scope","error_description":"no such"}`}, fault.Invalid, ": invalid_scope: no such\nadvised"},

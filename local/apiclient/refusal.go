@@ -10,14 +10,12 @@ import (
 	"unicode"
 
 	"github.com/latchkey-fn/latchkey/shared/fault"
+	"github.com/latchkey-fn/latchkey/shared/httpx"
 )
 
 // InvalidClient is OAuth's code of credentials that are not good, or not good
 // any more (RFC 6749, section 5.2).
 const InvalidClient = "invalid_client"
-
-// codeHeader names, for programs, the failure that an answer is of.
-const codeHeader = "X-Latchkey-Code"
 
 // longestMessage bounds what is shown of a server's message, in characters.
 const longestMessage = 900
@@ -74,7 +72,7 @@ func (c *Client) newRefusal(r Request, answer *http.Response, content []byte) *R
 	var body errorBody
 	known := json.Unmarshal(content, &body) == nil
 	message := body.text()
-	if code := answer.Header.Get(codeHeader); code != "" {
+	if code := answer.Header.Get(httpx.CodeHeader); code != "" {
 		message += " (" + code + ")"
 	}
 	refusal := &Refusal{Doing: r.Doing, Status: answer.StatusCode, Message: Printable(message), Code: body.Code}

@@ -19,6 +19,15 @@ const DesktopOrigin = "bw-desktop-file://bundle"
 // seconds; Chromium keeps it for at most two hours.
 const corsMaxAge = 7200
 
+// What answers say besides their bodies, where those are of a form that others
+// have made.
+const (
+	// CodeHeader names, for programs, the failure that an error is of.
+	CodeHeader = "X-Latchkey-Code"
+	// NoticeHeader says, for people, what an answer has no room for.
+	NoticeHeader = "X-Latchkey-Notice"
+)
+
 // Methods are those that the functions' routes have.
 func Methods() []string {
 	return []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete}
@@ -32,7 +41,7 @@ func CORS(origins []string, h http.Handler) http.Handler {
 		AllowedOrigins: origins,
 		AllowedMethods: Methods(),
 		AllowedHeaders: []string{"*"},
-		ExposedHeaders: []string{RequestIDHeader, "Retry-After"},
+		ExposedHeaders: []string{RequestIDHeader, CodeHeader, NoticeHeader, "Retry-After"},
 		MaxAge:         corsMaxAge,
 	}).Handler(h)
 }
