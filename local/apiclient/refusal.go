@@ -1,6 +1,7 @@
 package apiclient
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -28,7 +29,8 @@ type Refusal struct {
 	Message string
 	// Advice is what to do about it; it may be empty.
 	Advice string
-	// Code is OAuth's, where that was the form of the answer.
+	// Code is that of httpx.CodeHeader, or OAuth's where that was the form of the
+	// answer.
 	Code string
 }
 
@@ -71,11 +73,11 @@ func (r *Refusal) Unwrap() error {
 func (c *Client) newRefusal(r Request, answer *http.Response, content []byte) *Refusal {
 	var body errorBody
 	known := json.Unmarshal(content, &body) == nil
-	message := body.text()
-	if code := answer.Header.Get(httpx.CodeHeader); code != "" {
+	message, code := body.text(), answer.Header.Get(httpx.CodeHeader)
+	if code != "" {
 		message += " (" + code + ")"
 	}
-	refusal := &Refusal{Doing: r.Doing, Status: answer.StatusCode, Message: Printable(message), Code: body.Code}
+	refusal := &Refusal{Doing: r.Doing, Status: answer.StatusCode, Message: Printable(message), Code: cmp.Or(code, body.Code)}
 	switch {
 	case refusal.Status < http.StatusBadRequest:
 		refusal.Advice = "Redirects are not followed, since the request is secret: give the address that it leads to."

@@ -196,6 +196,11 @@ func TestAKeyThatWasNotTriedIsNotCalledGood(t *testing.T) {
 	}
 }
 
+func TestAServerWithoutTheCertificateOfLicencesIsTold(t *testing.T) {
+	p := playWith(t, map[string]string{"LATCHKEY_LICENSE_TEST_CERTIFICATE_FILE": ""})
+	p.as("", "licence", "upload", p.licence()).want(t, exitFailed, "license_certificate_missing", "Set LATCHKEY_LICENSE_CERTIFICATE_FILE there")
+}
+
 func TestARunThatTriesAgainSaysSo(t *testing.T) {
 	p := play(t)
 	p.connected()

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"mime/multipart"
 	"net/http"
-	"strings"
 
 	"github.com/latchkey-fn/latchkey/local/apiclient"
 )
@@ -37,19 +36,17 @@ func (c *Client) do(ctx context.Context, r apiclient.Request) ([]byte, error) {
 }
 
 // lacks are what to do about failures whose message, which is the original's,
-// does not say it. They are by their codes, which stand behind the message.
+// does not say it, by their codes.
 var lacks = map[string]string{
-	"(billing_right_missing)":       "You are an administrator of this organization here, and this is for its owners: for those whom LATCHKEY_BILLING_RULES of the server names.",
-	"(license_missing)":             "Upload one first: latchkey sync licence upload FILE",
-	"(license_certificate_missing)": "Set LATCHKEY_LICENSE_CERTIFICATE_FILE there to licensing.cer, as the vendor publishes it with its server.",
+	"billing_right_missing":       "You are an administrator of this organization here, and this is for its owners: for those whom LATCHKEY_BILLING_RULES of the server names.",
+	"license_missing":             "Upload one first: latchkey sync licence upload FILE",
+	"license_certificate_missing": "Set LATCHKEY_LICENSE_CERTIFICATE_FILE there to licensing.cer, as the vendor publishes it with its server.",
 }
 
 // advise tells what to do about a refusal.
 func advise(_ apiclient.Request, refusal *apiclient.Refusal) string {
-	for code, advice := range lacks {
-		if strings.HasSuffix(refusal.Message, code) {
-			return advice
-		}
+	if advice, ok := lacks[refusal.Code]; ok {
+		return advice
 	}
 	switch refusal.Status {
 	case http.StatusUnauthorized:
