@@ -170,7 +170,6 @@ type syncUsage struct {
 	waits time.Duration // what was skipped: pacing
 	cpu   time.Duration
 	most  float64 // MB
-	held  float64 // of that, what garbage collection found in use
 	calls storeCalls
 }
 
