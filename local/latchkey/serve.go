@@ -184,9 +184,15 @@ func loadFunctions(names []string) (functions, error) {
 }
 
 // ofOthers says of a setting that only a function reads which was not chosen
-// that this is so: it is not misspelt.
+// that this is so: it is not misspelt. Of what the commands read that speak to a
+// server, which a shell may be set up for, it says nothing.
 func (f functions) ofOthers(warnings []string) []string {
 	// Of the others nothing but what they do not read is of interest.
+	ofNoClient, _ := config.Load(&remoteSettings{}, config.Source{Environment: config.Environment()})
+	warnings = slices.DeleteFunc(warnings, func(w string) bool {
+		name, _, _ := strings.Cut(w, " ")
+		return strings.HasPrefix(name, config.Prefix) && !slices.ContainsFunc(ofNoClient, func(unread string) bool { return strings.HasPrefix(unread, name+" ") })
+	})
 	unread := map[string][]string{}
 	if f.keyConnector == nil {
 		_, unread[functionKeyConnector], _ = keyconnector.LoadConfig(config.Environment())
