@@ -14,11 +14,9 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"time"
 
 	"github.com/latchkey-fn/latchkey/shared/audit"
 	"github.com/latchkey-fn/latchkey/shared/auth"
-	"github.com/latchkey-fn/latchkey/shared/buildinfo"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/httpx"
 	"github.com/latchkey-fn/latchkey/shared/keyring"
@@ -80,11 +78,11 @@ func New(c Config, p Parts) (*Function, error) {
 			Methods:       []string{"Application", "external"},
 			Organizations: c.AllowedOrganizations,
 		},
-		health: newHealth(
-			check{"store", func(ctx context.Context) error { _, err := ring.Current(ctx); return err }},
-			check{"keys", ring.Check},
-			check{"identity", verifier.Ready},
-		),
+		ready: readiness{
+			{"store", func(ctx context.Context) error { _, err := ring.Current(ctx); return err }},
+			{"keys", ring.Check},
+			{"identity", verifier.Ready},
+		},
 	}
 	origins := append([]string{httpx.DesktopOrigin}, c.WebVaultOrigins...)
 	routes := httpx.CORS(origins, h.routes(c.PathPrefix))
@@ -103,7 +101,7 @@ type handler struct {
 	policy    auth.Policy
 	audit     audit.Log
 	allowLong bool
-	health    *health
+	ready     readiness
 }
 
 // routes serves everything under the prefix and without it.
@@ -114,10 +112,10 @@ func (h *handler) routes(prefix string) http.Handler {
 		http.MethodPost: h.user("user-key.create", h.post),
 		http.MethodPut:  h.user("user-key.replace", h.put),
 	})
-	mux.Handle("/alive", byMethod{http.MethodGet: now})
-	mux.Handle("/now", byMethod{http.MethodGet: now})
-	mux.Handle("/version", byMethod{http.MethodGet: version})
-	mux.Handle("/health", byMethod{http.MethodGet: h.health.serve})
+	mux.Handle("/alive", byMethod{http.MethodGet: httpx.Alive})
+	mux.Handle("/now", byMethod{http.MethodGet: httpx.Alive})
+	mux.Handle("/version", byMethod{http.MethodGet: httpx.Version})
+	mux.Handle("/health", byMethod{http.MethodGet: httpx.Health(h.ready.look)})
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		httpx.WriteBitwardenError(w, http.StatusNotFound, "Resource not found.")
 	})
@@ -142,14 +140,6 @@ func (m byMethod) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	httpx.WriteBitwardenError(w, http.StatusMethodNotAllowed, "The method is not allowed here.")
-}
-
-func now(w http.ResponseWriter, _ *http.Request) {
-	httpx.WriteJSON(w, http.StatusOK, time.Now().UTC())
-}
-
-func version(w http.ResponseWriter, _ *http.Request) {
-	httpx.WriteJSON(w, http.StatusOK, map[string]string{"version": buildinfo.Version})
 }
 
 // operation works on the key of one user. A nil answer is an empty body.

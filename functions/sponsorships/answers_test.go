@@ -40,7 +40,7 @@ func TestARunIsAnsweredWithoutWhatOnlyTheStoreHas(t *testing.T) {
 		t.Errorf("%v", done)
 	}
 	counts, _ := done["counts"].(object)
-	members(t, counts, "batches", "requests", "retries", "sent", "refreshed", "removed", "kept", "notAccepted", "quarantined", "anomalies", "mailUncertain")
+	members(t, counts, "batches", "requests", "retries", "sent", "refreshed", "removed", "kept", "notAccepted", "quarantined", "anomalies", "mailUncertain", "overtaken")
 	if counts["sent"] != 1.0 || counts["requests"] != 1.0 || counts["batches"] != 1.0 {
 		t.Errorf("%v", counts)
 	}

@@ -3,6 +3,7 @@ package sponsorships
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -15,8 +16,10 @@ import (
 
 // importRequest has rows of an official server's table OrganizationSponsorship.
 type importRequest struct {
-	Rows   []json.RawMessage `json:"rows"`
-	DryRun bool              `json:"dryRun"`
+	Rows []json.RawMessage `json:"rows"`
+	// Unsent: rows that were never synced are to be taken, too.
+	Unsent bool `json:"unsent"`
+	DryRun bool `json:"dryRun"`
 }
 
 // legacyRow has the table's columns, in any case of letters.
@@ -51,7 +54,7 @@ func (b *bit) UnmarshalJSON(text []byte) error {
 }
 
 // readRow reads a row, or tells what is wrong with it, quoting nothing of it.
-func readRow(organization string, text json.RawMessage) (sponsor.LegacyOffer, string) {
+func (h *handler) readRow(organization string, text json.RawMessage) (sponsor.LegacyOffer, string) {
 	var row legacyRow
 	if err := json.Unmarshal(text, &row); err != nil {
 		if mistyped, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && mistyped.Field != "" {
@@ -72,7 +75,7 @@ func readRow(organization string, text json.RawMessage) (sponsor.LegacyOffer, st
 	} else if !legacy.ToDelete {
 		return sponsor.LegacyOffer{}, "Its PlanSponsorshipType is missing."
 	}
-	return legacy, legacy.Check()
+	return legacy, h.sync.CheckRow(legacy)
 }
 
 // given is empty for null.
@@ -93,13 +96,29 @@ func moment(t *cloudtime.Time) *time.Time {
 // importAnswer counts the rows. Those that are bad are not taken, and are told by
 // their place in the request, from 0 on.
 type importAnswer struct {
-	Object  string   `json:"object"`
-	DryRun  bool     `json:"dryRun"`
-	Taken   int      `json:"taken"`
-	Rekeyed int      `json:"rekeyed"`
-	Known   int      `json:"known"`
-	Dropped int      `json:"dropped"`
+	Object  string `json:"object"`
+	DryRun  bool   `json:"dryRun"`
+	Taken   int    `json:"taken"`
+	Rekeyed int    `json:"rekeyed"`
+	Known   int    `json:"known"`
+	Dropped int    `json:"dropped"`
+	// Unsent are those that were never synced. Message tells what is to be known
+	// of them; null if there are none.
+	Unsent  int      `json:"unsent"`
+	Message *string  `json:"message"`
 	Bad     []badRow `json:"bad"`
+}
+
+// unsentMessage tells of rows that the cloud would mail.
+func unsentMessage(n int, wanted bool) *string {
+	text := ""
+	switch {
+	case n > 0 && wanted:
+		text = fmt.Sprintf("%d rows were never synced: the cloud mails them as new offers.", n)
+	case n > 0:
+		text = fmt.Sprintf(`%d rows were never synced, and are not taken: the cloud would mail them as new offers. With "unsent": true they are taken, too.`, n)
+	}
+	return optional(text)
 }
 
 type badRow struct {
@@ -107,8 +126,9 @@ type badRow struct {
 	Problem string `json:"problem"`
 }
 
+// importOffers is for owners: whoever imports can have the cloud mail anybody.
 func (h *handler) importOffers(r smapi.Request) (string, any, error) {
-	organization, err := h.admin(r)
+	organization, err := h.owner(r, r.PathValue("org"))
 	if err != nil {
 		return "", nil, err
 	}
@@ -122,18 +142,15 @@ func (h *handler) importOffers(r smapi.Request) (string, any, error) {
 	answer := importAnswer{Object: "importedOffers", DryRun: body.DryRun, Bad: []badRow{}}
 	rows := make([]sponsor.LegacyOffer, 0, len(body.Rows))
 	for i, text := range body.Rows {
-		row, wrong := readRow(organization, text)
+		row, wrong := h.readRow(organization, text)
 		if wrong != "" {
 			answer.Bad = append(answer.Bad, badRow{i, wrong})
 			continue
 		}
 		rows = append(rows, row)
 	}
-	take := h.sync.Import
-	if body.DryRun {
-		take = h.sync.TryImport
-	}
-	done, err := take(r.Context(), organization, rows)
+	done, err := h.sync.Import(r.Context(), sponsor.Import{Organization: organization, Rows: rows, Unsent: body.Unsent, DryRun: body.DryRun})
 	answer.Taken, answer.Rekeyed, answer.Known, answer.Dropped = done.Taken, done.Rekeyed, done.Known, done.Dropped
+	answer.Unsent, answer.Message = done.Unsent, unsentMessage(done.Unsent, body.Unsent)
 	return organization, answer, err
 }

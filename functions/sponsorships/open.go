@@ -4,12 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/latchkey-fn/latchkey/shared/buildinfo"
 	"github.com/latchkey-fn/latchkey/shared/httpx"
 	"github.com/latchkey-fn/latchkey/shared/smapi"
 	"github.com/latchkey-fn/latchkey/shared/sponsor"
@@ -27,15 +24,11 @@ type open struct {
 const openPath = "/billing-sync/"
 
 func newOpen(h *handler, public string, o httpx.Options) *open {
-	health := &health{look: h.sync.Health, communicates: h.communicates}
+	health := &health{h.sync, h.communicates}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+openPath+"health", health.serve)
-	mux.HandleFunc("GET "+openPath+"alive", func(w http.ResponseWriter, _ *http.Request) {
-		httpx.WriteJSON(w, http.StatusOK, time.Now().UTC())
-	})
-	mux.HandleFunc("GET "+openPath+"version", func(w http.ResponseWriter, _ *http.Request) {
-		httpx.WriteJSON(w, http.StatusOK, map[string]string{"version": buildinfo.Version})
-	})
+	mux.HandleFunc("GET "+openPath+"health", httpx.Health(health.look))
+	mux.HandleFunc("GET "+openPath+"alive", httpx.Alive)
+	mux.HandleFunc("GET "+openPath+"version", httpx.Version)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		httpx.WriteBitwardenError(w, http.StatusNotFound, "Resource not found.")
 	})
@@ -58,24 +51,10 @@ func (o *open) before(next http.Handler) http.Handler {
 	})
 }
 
-const (
-	// healthyAge and unhealthyAge are how long a finding is repeated. Anybody may
-	// ask, and each finding reads the store; that all is well again should be seen
-	// soon.
-	healthyAge   = 30 * time.Second
-	unhealthyAge = 3 * time.Second
-	// healthTimeout bounds a look at everything.
-	healthTimeout = 10 * time.Second
-)
-
 // health tells whether the syncs of all organisations go on.
 type health struct {
-	look         func(context.Context) ([]sponsor.Health, error)
+	sync         *sponsor.Sync
 	communicates bool
-
-	mu    sync.Mutex
-	found *healthAnswer
-	until time.Time
 }
 
 type healthAnswer struct {
@@ -95,56 +74,29 @@ type connectionHealth struct {
 	LastRun     *time.Time `json:"lastRun"`
 	ErrorCode   *string    `json:"lastErrorCode"`
 	LastSuccess *time.Time `json:"lastSuccess"`
-	NextDue     *time.Time `json:"nextDue"`
+	// NextDue is null where the schedule waits for another key.
+	NextDue *time.Time `json:"nextDue"`
 }
 
-const healthy = "healthy"
-
-func (h *health) serve(w http.ResponseWriter, r *http.Request) {
-	found := h.find(r.Context())
-	if found.Status == healthy {
-		httpx.WriteJSON(w, http.StatusOK, found)
-		return
-	}
-	w.Header().Set("Retry-After", strconv.Itoa(int(unhealthyAge.Seconds())))
-	httpx.WriteJSON(w, http.StatusServiceUnavailable, found)
-}
-
-// find has those who ask meanwhile wait for the one who looks, who does not
-// decide for them by going away.
-func (h *health) find(ctx context.Context) *healthAnswer {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.found != nil && time.Now().Before(h.until) {
-		return h.found
-	}
-	h.found = h.examine(ctx)
-	age := unhealthyAge
-	if h.found.Status == healthy {
-		age = healthyAge
-	}
-	h.until = time.Now().Add(age)
-	return h.found
-}
-
-func (h *health) examine(ctx context.Context) *healthAnswer {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), healthTimeout)
-	defer cancel()
-	answer := &healthAnswer{Status: healthy, Store: "ok", CloudCommunication: h.communicates, Connections: []connectionHealth{}}
-	all, err := h.look(ctx)
+func (h *health) look(ctx context.Context) httpx.Finding {
+	answer := healthAnswer{Status: "healthy", Store: "ok", CloudCommunication: h.communicates, Connections: []connectionHealth{}}
+	all, err := h.sync.Health(ctx)
 	if err != nil {
 		httpx.Note(ctx, slog.String("health", err.Error()))
 		answer.Status, answer.Store = "unhealthy", "failed"
-		return answer
+		return httpx.Finding{Status: http.StatusServiceUnavailable, Answer: answer}
 	}
-	if !h.communicates {
-		return answer
-	}
-	for _, c := range all {
-		answer.Connections = append(answer.Connections, connectionHealth{c.Good, c.LastAttempt, optional(c.ErrorCode), c.LastSuccess, c.NextDue})
-		if !c.Good {
-			answer.Status = "unhealthy"
+	found := httpx.Finding{Healthy: true, Status: http.StatusOK}
+	if h.communicates {
+		for _, c := range all {
+			answer.Connections = append(answer.Connections, connectionHealth{c.Good, c.LastAttempt, optional(c.ErrorCode), c.LastSuccess, c.NextDue})
+			if !c.Good {
+				// An organisation's stale key is no failure of the server: a 5xx would
+				// be counted by what watches all functions behind the same address.
+				answer.Status, found.Healthy = "unhealthy", false
+			}
 		}
 	}
-	return answer
+	found.Answer = answer
+	return found
 }

@@ -33,6 +33,8 @@ func (h *house) ownersOnly() []struct {
 		{"POST /organizations/licenses/self-hosted/" + org + "/sync", nil},
 		{"POST " + syncPath + "/license/check", nil},
 		{"POST " + syncPath + "/sync", nil},
+		{"POST " + syncPath + "/offers/import", object{"rows": []any{}}},
+		{"PUT " + syncPath + "/usage", object{"seats": 1}},
 		{"GET /organization/sponsorship/" + org + "/sync-status", nil},
 		{"DELETE /organizations/connections/" + org, nil},
 	}
@@ -59,7 +61,8 @@ func TestAnAdministratorIsNoOwner(t *testing.T) {
 	}
 	// Offers are an administrator's.
 	h.offer(admin, "family@home.example", true)
-	for _, path := range []string{syncPath, syncPath + "/offers", syncPath + "/license", syncPath + "/runs"} {
+	h.do(h.alice, http.MethodPut, syncPath+"/usage", object{"seats": 1}).is(http.StatusOK)
+	for _, path := range []string{syncPath, syncPath + "/offers", syncPath + "/license", syncPath + "/usage", syncPath + "/runs"} {
 		h.do(admin, http.MethodGet, path, nil).is(http.StatusOK)
 	}
 }
@@ -167,13 +170,18 @@ func TestHealthIsForEverybodyAndTellsNothingOfAnybody(t *testing.T) {
 	}
 	got, o = ask(h)
 	list, _ = o["connections"].([]any)
-	if got.StatusCode != http.StatusServiceUnavailable || o["status"] != "unhealthy" || got.Header.Get("Retry-After") == "" || list[0].(object)["lastErrorCode"] != "key_invalid" {
+	first, _ = list[0].(object)
+	// An organisation's stale key is no failure of the server.
+	if got.StatusCode != http.StatusOK || o["status"] != "unhealthy" || o["store"] != "ok" || first["good"] != false || first["lastErrorCode"] != "key_invalid" || first["nextDue"] != nil {
 		t.Errorf("%d %s", got.StatusCode, got.body)
+	}
+	if status := h.get(syncPath).is(http.StatusOK); status["nextDue"] != nil {
+		t.Errorf("the status says %v", status["nextDue"])
 	}
 
 	h = connected(t)
 	h.driver.Inject(storetest.Fault{Method: storetest.List, Collection: "sync-connections"})
-	if got, o := ask(h); got.StatusCode != http.StatusServiceUnavailable || o["store"] != "failed" {
+	if got, o := ask(h); got.StatusCode != http.StatusServiceUnavailable || o["status"] != "unhealthy" || o["store"] != "failed" || got.Header.Get("Retry-After") == "" {
 		t.Errorf("%d %s", got.StatusCode, got.body)
 	}
 	if !strings.Contains(h.logs.String(), `"health":"`) {
@@ -260,6 +268,7 @@ func TestOffersOfAnOfficialServerAreTakenOver(t *testing.T) {
 		row(7, object{"PlanSponsorshipType": nil}),
 		"secret",
 		row(8, object{"ToDelete": "secret"}),
+		row(9, object{"LastSyncDate": "2099-01-01T00:00:00Z"}),
 	}
 	ask := func(dry bool) object {
 		return h.do(h.alice, http.MethodPost, path, object{"rows": rows, "dryRun": dry}).is(http.StatusOK)
@@ -274,7 +283,7 @@ func TestOffersOfAnOfficialServerAreTakenOver(t *testing.T) {
 				t.Errorf("%v", b)
 			}
 		}
-		if fmt.Sprint(places) != "[2 3 4 5 6 7 8]" || got["dryRun"] != dry || got["taken"].(float64)+got["known"].(float64) != 2 {
+		if fmt.Sprint(places) != "[2 3 4 5 6 7 8 9]" || got["dryRun"] != dry || got["unsent"] != 0.0 || got["message"] != nil || got["taken"].(float64)+got["known"].(float64) != 2 {
 			t.Errorf("%v", got)
 		}
 		want := 2
@@ -292,5 +301,49 @@ func TestOffersOfAnOfficialServerAreTakenOver(t *testing.T) {
 	h.do(h.bob, http.MethodPost, path, object{"rows": rows}).says(http.StatusNotFound, "Resource not found.")
 	if strings.Contains(h.logs.String(), "secret") || strings.Contains(h.logs.String(), "home.example") {
 		t.Error("a row is logged")
+	}
+}
+
+func TestAnImportMailsNobodyUnlessThatIsAskedFor(t *testing.T) {
+	h := connected(t)
+	path := syncPath + "/offers/import"
+	rows := make([]object, 150)
+	for i := range rows {
+		rows[i] = object{
+			"Id": fmt.Sprintf("aaaaaaaa-0000-4000-8000-%012d", i), "SponsoringOrganizationUserId": fmt.Sprintf("bbbbbbbb-0000-4000-8000-%012d", i),
+			"OfferedToEmail": fmt.Sprintf("family%d@home.example", i), "PlanSponsorshipType": 0,
+		}
+	}
+	for _, c := range []struct {
+		dry, unsent bool
+		taken       float64
+		message     string
+	}{
+		{true, false, 0, `150 rows were never synced, and are not taken: the cloud would mail them as new offers. With "unsent": true they are taken, too.`},
+		{false, false, 0, `150 rows were never synced, and are not taken: the cloud would mail them as new offers. With "unsent": true they are taken, too.`},
+		{true, true, 150, "150 rows were never synced: the cloud mails them as new offers."},
+		{false, true, 150, "150 rows were never synced: the cloud mails them as new offers."},
+	} {
+		got := h.do(h.alice, http.MethodPost, path, object{"rows": rows, "dryRun": c.dry, "unsent": c.unsent}).is(http.StatusOK)
+		members(t, got, "object", "dryRun", "taken", "rekeyed", "known", "dropped", "unsent", "message", "bad")
+		if got["taken"] != c.taken || got["unsent"] != 150.0 || got["message"] != c.message {
+			t.Errorf("%+v: %v", c, got)
+		}
+		h.sync()
+		want := 0
+		if c.unsent && !c.dry {
+			want = 150
+		}
+		if n := len(h.cloud.Mails()); n != want {
+			t.Fatalf("%+v: %d mails", c, n)
+		}
+	}
+}
+
+func TestAnImportNeedsALicence(t *testing.T) {
+	h := open(t)
+	for _, dry := range []bool{true, false} {
+		h.do(h.alice, http.MethodPost, syncPath+"/offers/import", object{"rows": []any{}, "dryRun": dry}).
+			says(http.StatusBadRequest, "Specified Organization cannot sponsor other organizations.")
 	}
 }

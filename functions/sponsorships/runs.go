@@ -162,6 +162,7 @@ type countAnswer struct {
 	Quarantined   int `json:"quarantined"`
 	Anomalies     int `json:"anomalies"`
 	MailUncertain int `json:"mailUncertain"`
+	Overtaken     int `json:"overtaken"`
 }
 
 func answerRun(r sponsor.Run) runAnswer {

@@ -3,9 +3,9 @@
 // the organisation's licence. It speaks Bitwarden's API of a self-hosted server,
 // so that the web vault works, with some members and routes added.
 //
-// It is for people: an organisation's owners for the connection, the licence and
-// a sync by hand, its administrators for offers, and its members for what they
-// themselves offer. The billing sync key is taken and never given back.
+// It is for people: an organisation's owners for the connection, the licence, an
+// import and a sync by hand, its administrators for offers, and its members for
+// what they themselves offer. The billing sync key is taken and never given back.
 package sponsorships
 
 import (

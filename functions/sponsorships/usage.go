@@ -28,8 +28,10 @@ func (h *handler) getUsage(r smapi.Request) (any, error) {
 	return usageAnswer{u, "licenseUsage"}, err
 }
 
+// putUsage is for owners: a licence that what was told does not fit is not
+// installed.
 func (h *handler) putUsage(r smapi.Request) (string, any, error) {
-	organization, err := h.admin(r)
+	organization, err := h.owner(r, r.PathValue("org"))
 	if err != nil {
 		return "", nil, err
 	}

@@ -324,7 +324,7 @@ func (b *billing) story() {
 	}
 	b.offer(b.member, "own@a.example", false)
 	b.post(syncPath+"/offers/import", `{"rows":[{"Id":"3c2d1e0f-4f50-4617-8899-aabbccddeeff","SponsoringOrganizationUserId":"4c2d1e0f-4f50-4617-8899-aabbccddeeff",`+
-		`"OfferedToEmail":"old@a.example","FriendlyName":"old@a.example","PlanSponsorshipType":0}]}`)
+		`"OfferedToEmail":"old@a.example","FriendlyName":"old@a.example","PlanSponsorshipType":0}],"unsent":true}`)
 	b.ask(b.admin, http.MethodPut, syncPath+"/usage", "application/json", `{"seats":3}`, http.StatusOK)
 	b.get(syncPath + "/usage")
 	b.get("/billing-sync/health")

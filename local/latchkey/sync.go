@@ -29,8 +29,8 @@ who accepted is learned. The license comes from the cloud only when asked for.
 To begin, copy the billing sync key from the cloud's web vault, and connect.
 
 As in the original, the connection, the license and a sync by hand are for the
-owners of the organization (LATCHKEY_BILLING_RULES of the server); offers are
-for its administrators (LATCHKEY_OPERATOR_RULES).
+owners of the organization (LATCHKEY_BILLING_RULES of the server), and so is an
+import; offers are for its administrators (LATCHKEY_OPERATOR_RULES).
 
 The server is --server or LATCHKEY_SERVER. Set LATCHKEY_OPERATOR_TOKEN, a token
 of the organization's OpenID provider, or LATCHKEY_OPERATOR_TOKEN_FILE. With a
@@ -216,6 +216,7 @@ func runWarnings(n syncclient.Counts) []string {
 		{n.Quarantined, "not sent, because they cannot be right: revoke and create them again (latchkey sync offers)"},
 		{n.Anomalies, "answer(s) of the cloud that nothing asked for: nothing was changed for them"},
 		{n.MailUncertain, "in the cloud, but perhaps not mailed: latchkey sync offers reissue ID mails them"},
+		{n.Overtaken, "accepted in the cloud before it could be replaced, and so revoked there: it lasts until it expires (latchkey sync offers)"},
 	} {
 		if w.count > 0 {
 			told = append(told, fmt.Sprintf("%d %s", w.count, w.text))

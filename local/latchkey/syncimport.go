@@ -22,7 +22,7 @@ import (
 const maxImportFile = 64 << 20
 
 func newSyncOffersImport(s *syncer) *cobra.Command {
-	var dryRun bool
+	var ask syncclient.Import
 	c := &cobra.Command{
 		Use:   "import FILE",
 		Short: "Take over the offers of an official server's database",
@@ -44,6 +44,12 @@ columns, in any case of letters:
 Other members are passed over. Of several rows with one user id, the one that
 was synced first keeps its key, and the others are sent as new offers.
 
+Rows without a LastSyncDate were never sent: the cloud would mail them as new
+offers. They are counted and not taken, unless --unsent says so.
+
+This is for the owners of the organization: for those whom LATCHKEY_BILLING_RULES
+of the server names. The organization needs a license that lets it sponsor.
+
 Stop the sync of the official server first. To import again does no harm: rows
 that were taken are known, also when their offer is gone since. Rows that are
 wrong are listed with their line, and nothing of them is stored.`,
@@ -59,13 +65,14 @@ wrong are listed with their line, and nothing of them is stored.`,
 			if err != nil {
 				return err
 			}
-			done, err := s.importRows(c.Context(), client, rows, dryRun)
+			done, err := s.importRows(c.Context(), client, rows, ask)
 			done.Bad = append(done.Bad, wrong...)
 			slices.SortFunc(done.Bad, func(a, b badLine) int { return cmp.Compare(a.Line, b.Line) })
-			return errors.Join(s.showImported(done, dryRun), err)
+			return errors.Join(s.showImported(done, ask), err)
 		},
 	}
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "tell what would be done, and do nothing")
+	c.Flags().BoolVar(&ask.DryRun, "dry-run", false, "tell what would be done, and do nothing")
+	c.Flags().BoolVar(&ask.Unsent, "unsent", false, "also rows that were never synced, which the cloud mails as new offers")
 	return c
 }
 
@@ -88,6 +95,7 @@ type imported struct {
 	Rekeyed int       `json:"rekeyed"`
 	Known   int       `json:"known"`
 	Dropped int       `json:"dropped"`
+	Unsent  int       `json:"unsent"`
 	Bad     []badLine `json:"bad"`
 }
 
@@ -192,21 +200,22 @@ func newImportRow(line int, text []byte) (row importRow, problem string) {
 }
 
 // importRows sends rows in parts that a request holds, those of one user in one
-// part where they fit.
-func (s *syncer) importRows(ctx context.Context, client *syncclient.Client, rows []importRow, dryRun bool) (imported, error) {
+// part where they fit, each part as ask says.
+func (s *syncer) importRows(ctx context.Context, client *syncclient.Client, rows []importRow, ask syncclient.Import) (imported, error) {
 	done := imported{Bad: []badLine{}}
 	bar := s.progress(len(rows), "offers")
 	for sent := 0; sent < len(rows); {
 		part := nextPart(rows[sent:])
-		texts := make([]json.RawMessage, len(part))
+		ask.Rows = make([]json.RawMessage, len(part))
 		for i, row := range part {
-			texts[i] = row.text
+			ask.Rows[i] = row.text
 		}
-		got, err := client.Import(ctx, texts, dryRun)
+		got, err := client.Import(ctx, ask)
 		if err != nil {
 			return done, errors.Join(fmt.Errorf("%d of %d rows are through; import the same file again to go on: %w", sent, len(rows), err), bar.Exit())
 		}
 		done.Taken, done.Rekeyed, done.Known, done.Dropped = done.Taken+got.Taken, done.Rekeyed+got.Rekeyed, done.Known+got.Known, done.Dropped+got.Dropped
+		done.Unsent += got.Unsent
 		for _, bad := range got.Bad {
 			if bad.Row >= 0 && bad.Row < len(part) {
 				done.Bad = append(done.Bad, badLine{part[bad.Row].line, bad.Problem})
@@ -233,19 +242,23 @@ func nextPart(rows []importRow) []importRow {
 	return rows[:cmp.Or(whole, n)]
 }
 
-func (s *syncer) showImported(done imported, dryRun bool) error {
+func (s *syncer) showImported(done imported, ask syncclient.Import) error {
 	var err error
 	if s.json {
 		err = s.printJSON(done)
 	} else {
 		table := s.table()
-		fmt.Fprintf(table, "%s\t%d\n", choose(dryRun, "would be taken", "taken"), done.Taken)
+		fmt.Fprintf(table, "%s\t%d\n", choose(ask.DryRun, "would be taken", "taken"), done.Taken)
 		fmt.Fprintf(table, "of these as new offers\t%d\n", done.Rekeyed)
+		fmt.Fprintf(table, "never synced%s\t%d\n", choose(ask.Unsent, ", mailed by the next sync", ", not taken"), done.Unsent)
 		fmt.Fprintf(table, "known\t%d\nrevoked, nothing to remove\t%d\n", done.Known, done.Dropped)
 		for _, bad := range done.Bad {
 			fmt.Fprintf(table, "line %d\t%s\n", bad.Line, note(shown(bad.Problem)))
 		}
 		err = table.Flush()
+	}
+	if done.Unsent > 0 && !ask.Unsent {
+		err = errors.Join(err, fmt.Errorf("%d row(s) were never synced, and the cloud would mail them as new offers: --unsent takes them, too", done.Unsent))
 	}
 	if len(done.Bad) > 0 {
 		err = errors.Join(err, fmt.Errorf("%d row(s) cannot be taken", len(done.Bad)))

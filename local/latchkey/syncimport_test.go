@@ -16,7 +16,9 @@ func legacyRow(n int, more string) string {
 
 func TestOffersAreImportedFromBothFormsOfAFileByTheRealFunctions(t *testing.T) {
 	p := play(t)
-	rows := []string{legacyRow(1, ""), "", legacyRow(2, `,"LastSyncDate":"2026-01-02T03:04:05Z"`), legacyRow(3, `,"PlanSponsorshipType":7`), legacyRow(4, "")}
+	p.as("", "licence", "upload", p.licence()).want(t, 0)
+	const synced = `,"LastSyncDate":"2026-01-02T03:04:05Z"`
+	rows := []string{legacyRow(1, synced), "", legacyRow(2, synced), legacyRow(3, `,"PlanSponsorshipType":7`), legacyRow(4, synced)}
 	lines := saved(t, []byte(strings.Join(append(rows, `{"broken`), "\n")+"\n"))
 	array := saved(t, []byte("\ufeff [\n"+strings.Join([]string{rows[0], rows[2], rows[3], rows[4]}, ",\n")+"\n]\n"))
 	type told struct {
@@ -43,6 +45,28 @@ func TestOffersAreImportedFromBothFormsOfAFileByTheRealFunctions(t *testing.T) {
 	}
 	p.as(rows[0]+"\n", "offers", "import", "-").want(t, 0, "known")
 	p.wantSilence("home.example")
+}
+
+func TestRowsThatWereNeverSyncedAreImportedOnlyWithAFlagByTheRealFunctions(t *testing.T) {
+	p := play(t)
+	file := saved(t, []byte(legacyRow(1, `,"LastSyncDate":"2026-01-02T03:04:05Z"`)+"\n"+legacyRow(2, "")+"\n"+legacyRow(3, "")+"\n"))
+	p.as("", "offers", "import", file).want(t, exitUsage, "cannot sponsor")
+	p.as("", "licence", "upload", p.licence()).want(t, 0)
+	const refused = "2 row(s) were never synced, and the cloud would mail them as new offers: --unsent takes them, too"
+	var got imported
+	for _, flags := range [][]string{{"--dry-run"}, {}} {
+		p.as("", append([]string{"offers", "import", file}, flags...)...).want(t, exitFailed, "never synced, not taken", refused)
+	}
+	p.as("", "offers", "import", file, "--json").want(t, exitFailed).json(t, &got)
+	if got.Taken != 0 || got.Known != 1 || got.Unsent != 2 {
+		t.Errorf("%+v", got)
+	}
+	p.only()
+	p.as("", "offers", "import", file, "--unsent", "--dry-run").want(t, 0, "would be taken", "mailed by the next sync")
+	p.as("", "offers", "import", file, "--unsent", "--json").want(t, 0).json(t, &got)
+	if got.Taken != 2 || got.Known != 1 || got.Unsent != 2 {
+		t.Errorf("%+v", got)
+	}
 }
 
 func TestWhatIsNoFileOfRowsIsToldWithoutItsContent(t *testing.T) {
@@ -113,7 +137,7 @@ func TestTheUsageIsToldAndShownByTheRealFunctions(t *testing.T) {
 func TestAnAdministratorIsToldWhichRightIsMissing(t *testing.T) {
 	// The others of the operators' rules are no owners to this server.
 	p := playWith(t, map[string]string{"LATCHKEY_BILLING_RULES": "billing"})
-	for _, args := range [][]string{{"now"}, {"connect"}, {"licence", "sync"}, {"licence", "upload", p.licence()}} {
+	for _, args := range [][]string{{"now"}, {"connect"}, {"licence", "sync"}, {"licence", "upload", p.licence()}, {"licence", "usage", "--seats", "1"}, {"offers", "import", saved(t, []byte(legacyRow(1, "")))}} {
 		got := p.as(p.cloud.Key, args...)
 		if got.code == 0 || !strings.Contains(got.err, "LATCHKEY_BILLING_RULES") || !strings.Contains(got.err, "owners") {
 			t.Errorf("%v: %d %s", args, got.code, got.err)

@@ -18,8 +18,8 @@ func newSyncLicence(s *syncer) *cobra.Command {
 certificate. It comes from the cloud when asked for, and never by itself, unless
 the server's settings say so.
 
-To sync, upload and check it is for the owners of the organization: for those
-whom LATCHKEY_BILLING_RULES of the server names.`,
+To sync, upload and check it, and to tell the usage, is for the owners of the
+organization: for those whom LATCHKEY_BILLING_RULES of the server names.`,
 		Example: `  latchkey sync licence show
   latchkey sync licence sync
   latchkey sync licence upload bitwarden_organization_license.json`,

@@ -18,7 +18,8 @@ func newSyncLicenceUsage(s *syncer) *cobra.Command {
 collections and groups to count, so that it checks a license against what it was
 told last, and against nothing where it never was. What is left out is none.
 
-Latchkey's administrators may do this; to sync or upload a license is for owners.`,
+As to sync or upload a license, this is for the owners of the organization: for
+those whom LATCHKEY_BILLING_RULES of the server names. Administrators may read it.`,
 		Example: `  latchkey sync licence usage --seats 42 --collections 10 --groups 3 --sso`,
 		Args:    noArguments,
 		RunE: func(c *cobra.Command, _ []string) error {

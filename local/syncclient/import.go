@@ -8,6 +8,17 @@ import (
 	"github.com/latchkey-fn/latchkey/local/apiclient"
 )
 
+// Import is what is to be taken over from an official server.
+type Import struct {
+	// Rows are of its table of sponsorships, and have MaxImport bytes at the most.
+	Rows []json.RawMessage `json:"rows"`
+	// Unsent: rows that were never synced are to be taken, too, which the cloud
+	// mails as new offers.
+	Unsent bool `json:"unsent"`
+	// DryRun: only tell what would be done.
+	DryRun bool `json:"dryRun"`
+}
+
 // Imported tells what became of rows.
 type Imported struct {
 	Taken int `json:"taken"`
@@ -17,6 +28,9 @@ type Imported struct {
 	// have.
 	Known   int `json:"known"`
 	Dropped int `json:"dropped"`
+	// Unsent were never synced. They are of Taken if they were wanted, and otherwise
+	// not taken.
+	Unsent int `json:"unsent"`
 	// Bad were not taken.
 	Bad []BadRow `json:"bad"`
 }
@@ -32,11 +46,9 @@ type BadRow struct {
 // MaxImport is how many bytes the rows of one import have at the most.
 const MaxImport = 40_000
 
-// Import takes over rows of an official server's table of sponsorships, or with
-// dryRun tells what it would do. It is safe to repeat.
-func (c *Client) Import(ctx context.Context, rows []json.RawMessage, dryRun bool) (Imported, error) {
+// Import takes over rows. It is safe to repeat.
+func (c *Client) Import(ctx context.Context, in Import) (Imported, error) {
 	return get[Imported](ctx, c, apiclient.Request{
-		Doing: "import offers", Method: http.MethodPost, Path: c.own("offers", "import"), Again: true,
-		Body: map[string]any{"rows": rows, "dryRun": dryRun},
+		Doing: "import offers", Method: http.MethodPost, Path: c.own("offers", "import"), Again: true, Body: in,
 	})
 }

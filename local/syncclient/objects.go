@@ -119,15 +119,17 @@ func (r Run) Finished() bool {
 
 // Counts are what became of the offers of a run.
 type Counts struct {
-	Batches       int `json:"batches"`
-	Requests      int `json:"requests"`
-	Retries       int `json:"retries"`
-	Sent          int `json:"sent"`
-	Refreshed     int `json:"refreshed"`
-	Removed       int `json:"removed"`
-	Kept          int `json:"kept"`
-	NotAccepted   int `json:"notAccepted"`
-	Quarantined   int `json:"quarantined"`
+	Batches     int `json:"batches"`
+	Requests    int `json:"requests"`
+	Retries     int `json:"retries"`
+	Sent        int `json:"sent"`
+	Refreshed   int `json:"refreshed"`
+	Removed     int `json:"removed"`
+	Kept        int `json:"kept"`
+	NotAccepted int `json:"notAccepted"`
+	Quarantined int `json:"quarantined"`
+	// Overtaken are those of Kept that were to be replaced.
+	Overtaken     int `json:"overtaken"`
 	Anomalies     int `json:"anomalies"`
 	MailUncertain int `json:"mailUncertain"`
 }

@@ -34,8 +34,10 @@ type batch struct {
 	// Parts are what is still to be sent, the next one last: usually all items,
 	// and halves of them where a bad one is looked for.
 	Parts []span `json:"parts,omitempty"`
-	// Next is the run's cursor after this batch.
-	Next string `json:"next,omitempty"`
+	// Next is the run's cursor after this batch. Again: it stays where it is, since
+	// what was asked after is yet to be deleted.
+	Next  string `json:"next,omitempty"`
+	Again bool   `json:"again,omitempty"`
 	// Attempts are those of the part that is next, and Same how many of them in a
 	// row failed with LastCode.
 	Attempts int    `json:"attempts,omitempty"`
@@ -70,8 +72,11 @@ type item struct {
 	Offer      string `json:"o"`
 	Generation int    `json:"g,omitempty"`
 	Delete     bool   `json:"d,omitempty"`
-	// Check: it was asked after, to be deleted if nobody has redeemed it.
-	Check bool `json:"c,omitempty"`
+	// Check: it was asked after, to be deleted if nobody has redeemed it, and Asked
+	// when. Replace: its deletion makes room for another offer.
+	Check   bool      `json:"c,omitempty"`
+	Asked   time.Time `json:"t,omitzero"`
+	Replace bool      `json:"p,omitempty"`
 	// New: the cloud had never confirmed it.
 	New bool `json:"n,omitempty"`
 	// Doubt: it may have been stored by an earlier run, and not mailed.
@@ -166,6 +171,12 @@ func (b *batch) tally() {
 		if i.Check && i.ValidUntil == nil && i.Outcome != OutcomeAnomaly {
 			continue // what becomes of it is yet to come
 		}
+		if i.overtaken() {
+			c.Overtaken++
+		}
+		if b.Again && (i.Outcome == OutcomeKept || i.Outcome == OutcomeNotAccepted || i.Outcome == OutcomeQuarantined) {
+			continue // it comes again
+		}
 		switch i.Outcome {
 		case OutcomeSent:
 			c.Sent++
@@ -186,6 +197,12 @@ func (b *batch) tally() {
 			c.Anomalies++
 		}
 	}
+}
+
+// overtaken tells whether somebody redeemed it before its deletion, which nobody
+// would have wished then.
+func (i *item) overtaken() bool {
+	return i.Replace && i.Delete && i.Outcome == OutcomeKept && i.ValidUntil != nil
 }
 
 // deletes counts the deletions.
@@ -236,9 +253,11 @@ func (w *worker) applyItem(ctx context.Context, i item, ambiguous bool, known st
 
 func (w *worker) change(ctx context.Context, r *store.Record[offer], i item, ambiguous bool) error {
 	o := &r.Value
-	o.Outcome, o.Problem = i.Outcome, ""
+	if o.Outcome != i.Outcome {
+		o.Outcome, o.Problem = i.Outcome, ""
+	}
 	if i.Check {
-		o.Checked = w.run.ID
+		o.check(w.run.ID, i.Asked)
 	}
 	if i.LastSync != nil && i.Outcome != OutcomeRemoved {
 		if o.LastSync == nil || i.LastSync.After(*o.LastSync) {
@@ -276,7 +295,9 @@ func (w *worker) change(ctx context.Context, r *store.Record[offer], i item, amb
 		o.Problem = "The cloud left it out of its answer."
 	case OutcomeQuarantined:
 		o.quarantine(quarantinedCloud)
-		o.Refused = pointer(w.now().UTC())
+		if o.Refused = pointer(w.now().UTC()); i.Check {
+			o.Refused = nil // its deletion is another matter
+		}
 	}
 	return nil
 }
@@ -297,21 +318,4 @@ func (w *worker) turnOver(ctx context.Context, r *store.Record[offer]) error {
 	}
 	r.Value.replace()
 	return nil
-}
-
-// dropNext forgets the offer that waited, and its name.
-func (w *worker) dropNext(ctx context.Context, r *store.Record[offer]) error {
-	p, err := w.openParticulars(ctx, r.ID, r.Value.Sealed)
-	if fault.Of(err) == fault.Lost {
-		return nil // nobody reads it any more
-	}
-	if err != nil {
-		return err
-	}
-	if r.Lookup, err = w.nameLookup(ctx, r.Parent, p.Name); err != nil {
-		return err
-	}
-	p.Next = nil
-	r.Value.Sealed, err = w.sealParticulars(ctx, r.ID, p)
-	return err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync"
 	"testing"
-	"time"
 
 	emulator "github.com/latchkey-fn/latchkey/local/cloud"
 	"github.com/latchkey-fn/latchkey/shared/config"
@@ -14,16 +13,17 @@ import (
 	"github.com/latchkey-fn/latchkey/shared/store/storetest"
 )
 
-// meanwhile is a store in which something happens just before the first write of
-// a licence.
+// meanwhile is a store in which something happens just before the first write
+// into a collection.
 type meanwhile struct {
 	store.Driver
-	once  sync.Once
-	happy func()
+	collection string
+	once       sync.Once
+	happy      func()
 }
 
 func (m *meanwhile) Put(ctx context.Context, d store.Document, pre store.Precondition) (int64, error) {
-	if d.Collection == "licences" {
+	if d.Collection == m.collection {
 		m.once.Do(m.happy)
 	}
 	return m.Driver.Put(ctx, d, pre)
@@ -40,13 +40,10 @@ func (w *world) another() (emulator.Organization, []byte) {
 }
 
 func TestTwoOrganisationsCannotInstallOneLicenceAtOnce(t *testing.T) {
-	for name, c := range map[string]struct {
-		late time.Duration
-		// first: who began first gets it.
-		first bool
-	}{
-		"at once":                              {0, true},
-		"one is so slow that it looks stopped": {time.Hour, false},
+	// What the first writes just before which the second installs it.
+	for name, collection := range map[string]string{
+		"the licence of the one who claimed it first": "licences",
+		"the claim of the one who looked first":       "licence-keys",
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -54,30 +51,25 @@ func TestTwoOrganisationsCannotInstallOneLicenceAtOnce(t *testing.T) {
 			first, second := newGUID(), newGUID()
 			beside := w.NewProcess()
 			var secondErr error
-			w.Config.Store = store.New(&meanwhile{Driver: w.Table, happy: func() {
-				w.Clock.Pass(c.late)
+			w.Config.Store = store.New(&meanwhile{Driver: w.Table, collection: collection, happy: func() {
 				_, secondErr = beside.UploadLicence(t.Context(), sponsor.Upload{Organization: second, Document: document})
 			}})
 			w.Restart()
 			_, firstErr := w.UploadLicence(t.Context(), sponsor.Upload{Organization: first, Document: document})
-			refused, has, hasNot := secondErr, first, second
-			if !c.first {
-				refused, has, hasNot = firstErr, second, first
-			}
-			if codeOf(refused) != sponsor.CodeLicenceInUse || (firstErr == nil) == (secondErr == nil) {
+			if codeOf(firstErr) != sponsor.CodeLicenceInUse || secondErr != nil {
 				t.Errorf("first: %v, second: %v", firstErr, secondErr)
 			}
-			if _, err := w.Licence(t.Context(), has); err != nil {
+			if _, err := w.Licence(t.Context(), second); err != nil {
 				t.Error(err)
 			}
-			if _, err := w.Licence(t.Context(), hasNot); fault.Of(err) != fault.NotFound {
+			if _, err := w.Licence(t.Context(), first); fault.Of(err) != fault.NotFound {
 				t.Errorf("the other has it, too: %v", err)
 			}
 		})
 	}
 }
 
-func TestAClaimOfALicenceThatWasNotInstalledRunsOut(t *testing.T) {
+func TestAClaimOfALicenceThatWasNotInstalledKeepsNobodyOut(t *testing.T) {
 	w := newWorld(t)
 	_, document := w.another()
 	upload := func(organization string) error {
@@ -85,32 +77,56 @@ func TestAClaimOfALicenceThatWasNotInstalledRunsOut(t *testing.T) {
 		return err
 	}
 	first, second, third := newGUID(), newGUID(), newGUID()
-	w.faults.Inject(storetest.Fault{Method: storetest.Put, Collection: "licences"}, storetest.Fault{Method: storetest.Delete, Collection: "licence-keys"})
+	w.faults.Inject(storetest.Fault{Method: storetest.Put, Collection: "licences"})
 	if err := upload(first); fault.Of(err) != fault.Transient || w.faults.Pending() != 0 {
 		t.Fatal(err)
 	}
-	if err := upload(second); codeOf(err) != sponsor.CodeLicenceInUse {
-		t.Errorf("it may still be installed: %v", err)
-	}
-	w.Clock.Pass(time.Hour)
 	w.Must(upload(second))
 	if err := upload(first); codeOf(err) != sponsor.CodeLicenceInUse {
 		t.Errorf("%v", err)
 	}
-	// A claim of whoever has the licence does not run out.
-	w.Clock.Pass(1000 * time.Hour)
-	if err := upload(third); codeOf(err) != sponsor.CodeLicenceInUse {
-		t.Errorf("%v", err)
-	}
-	// A failure that can be undone leaves no claim, nor does another licence.
+	// Another licence in its place leaves it to anybody.
 	_, next := w.another()
 	_, err := w.UploadLicence(t.Context(), sponsor.Upload{Organization: second, Document: next, Force: true})
 	w.Must(err)
-	w.faults.Inject(storetest.Fault{Method: storetest.Put, Collection: "licences"})
-	if err := upload(first); fault.Of(err) != fault.Transient {
-		t.Fatal(err)
-	}
 	w.Must(upload(third))
+	if err := upload(second); codeOf(err) != sponsor.CodeLicenceInUse {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestALicenceThatSomebodyElseInstalledMeanwhileIsNotFinished(t *testing.T) {
+	w := connected(t)
+	before := w.Cloud.OrgID
+	_, document := w.another()
+	second := newGUID()
+	beside := w.NewProcess()
+	w.Config.Store = store.New(&meanwhile{Driver: w.mortal, collection: "licences", happy: func() {
+		_, err := beside.UploadLicence(t.Context(), sponsor.Upload{Organization: second, Document: document})
+		w.Must(err)
+		w.mortal.whenPut("licences", "", w.mortal.die)
+	}})
+	w.Restart()
+	_, err := w.UploadLicence(t.Context(), sponsor.Upload{Organization: w.Org, Document: document, Force: true})
+	if err == nil || !w.mortal.revive() {
+		t.Fatalf("it lives: %v", err)
+	}
+	w.Restart()
+	if _, err := w.Licence(t.Context(), w.Org); codeOf(err) != sponsor.CodeLicenceInUse {
+		t.Errorf("two have it: %v", err)
+	}
+	if _, err := w.sync(); codeOf(err) != sponsor.CodeLicenceInUse {
+		t.Errorf("it is synced with: %v", err)
+	}
+	if c, err := w.Connection(t.Context(), w.Org); err != nil || c.CloudOrganization != before {
+		t.Errorf("%+v %v", c, err)
+	}
+	if _, err := beside.Licence(t.Context(), second); err != nil {
+		t.Error(err)
+	}
+	// Another takes its place.
+	w.Upload()
+	w.mustSync(sponsor.Completed)
 }
 
 func TestALicenceIsRolledBackOnlyUntilTheConnectionKnows(t *testing.T) {

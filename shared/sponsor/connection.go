@@ -45,8 +45,7 @@ type Connection struct {
 	// KeyEnd is the last four characters of the billing sync key, and
 	// KeyFingerprint tells keys apart. The key itself never comes back.
 	KeyEnd, KeyFingerprint string
-	// KeyRevision grows with every other key, also over a removal of the
-	// connection.
+	// KeyRevision grows with every other key of the connection.
 	KeyRevision int
 	KeyChanged  time.Time
 	Created     time.Time
@@ -121,11 +120,7 @@ func (s *Sync) CreateConnection(ctx context.Context, c Connect) (Connection, err
 	case c.Key == "":
 		return Connection{}, machine.Invalid(MalformedConfig)
 	}
-	revision, err := s.lastKeyRevision(ctx, organization)
-	if err != nil {
-		return Connection{}, err
-	}
-	r := store.Record[connection]{ID: organization, Parent: allConnections, Value: connection{Created: s.now().UTC(), KeyRevision: revision}}
+	r := store.Record[connection]{ID: organization, Parent: allConnections, Value: connection{Created: s.now().UTC()}}
 	if err := s.setConnection(ctx, &r, c); err != nil {
 		return Connection{}, err
 	}
@@ -310,49 +305,18 @@ func (s *Sync) RemoveConnection(ctx context.Context, organization string) error 
 	if err != nil {
 		return err
 	}
-	return store.Retry(ctx, func() error {
-		r, err := s.connections.Get(ctx, organization)
-		if fault.Of(err) == fault.NotFound {
-			return machine.NotFound()
-		}
-		if err != nil {
-			return err
-		}
-		// First: what the cloud said of this key must not be held against the first
-		// key of the connection that comes after it.
-		err = s.changeSchedule(ctx, organization, func(sc *schedule) error {
-			if sc.KeyRevision >= r.Value.KeyRevision {
-				return store.ErrUnchanged
-			}
-			sc.KeyRevision = r.Value.KeyRevision
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("note the key that is forgotten: %w", err)
-		}
-		err = s.connections.Delete(ctx, organization, store.AtRevision(r.Revision))
-		if fault.Of(err) == fault.NotFound {
-			return machine.NotFound()
-		}
-		return err
-	})
-}
-
-// lastKeyRevision is that of the last key that an organisation without a
-// connection had.
-func (s *Sync) lastKeyRevision(ctx context.Context, organization string) (int, error) {
-	sc, err := s.schedules.Get(ctx, organization)
-	if err != nil && fault.Of(err) != fault.NotFound {
-		return 0, err
+	err = s.connections.Delete(ctx, organization, store.Any())
+	if fault.Of(err) == fault.NotFound {
+		return machine.NotFound()
 	}
-	return max(sc.Value.KeyRevision, sc.Value.Refused), nil
+	return err
 }
 
 // target is what a run syncs with.
 type target struct {
 	key               config.Secret
 	cloudOrganization string
-	keyRevision       int
+	keyFingerprint    string
 	// enterprise: the licence is of the tier that can sponsor.
 	enterprise bool
 }
@@ -388,7 +352,7 @@ func (s *Sync) target(ctx context.Context, organization string) (target, error) 
 	if err != nil {
 		return target{}, err
 	}
-	return target{key, r.Value.CloudOrganization, r.Value.KeyRevision, current != nil && current.Enterprise}, nil
+	return target{key, r.Value.CloudOrganization, r.Value.KeyFingerprint, current != nil && current.Enterprise}, nil
 }
 
 func keyMissing() error {

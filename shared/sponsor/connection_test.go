@@ -32,11 +32,33 @@ func TestANewKeyOfANewConnectionIsNotTakenForTheRefusedOne(t *testing.T) {
 		t.Fatal(report, err)
 	}
 	w.expectCloud(1, 1)
-	// It is the number that tells keys apart.
+}
+
+func TestTheRefusedKeyOfANewConnectionStaysRefusedUntilItIsGood(t *testing.T) {
+	w := offering(t, 1)
+	good := w.rotateKey()
+	w.mustFail("key_invalid")
 	w.Must(w.RemoveConnection(t.Context(), w.Org))
-	if after, err := w.save(); err != nil || after.KeyRevision <= before.KeyRevision || before.KeyRevision <= 1 {
-		t.Errorf("%d after %d, %v", after.KeyRevision, before.KeyRevision, err)
+	w.faultSyncs(emulator.Fault{Action: emulator.Status, Status: 503})
+	c, err := w.save()
+	w.Must(err)
+	w.fault()
+	w.Cloud.Forget()
+	if st := w.status(); !st.KeyRefused {
+		t.Errorf("%+v", st)
 	}
+	w.Clock.Pass(25 * time.Hour)
+	if report, err := w.tick(); err != nil || report.Finished != 0 || len(w.posts(true)) != 0 {
+		t.Errorf("%+v %v", report, err)
+	}
+	again, err := w.paste(good)
+	if err != nil || again.KeyFingerprint == c.KeyFingerprint || w.status().KeyRefused {
+		t.Fatalf("%+v %v", again, err)
+	}
+	if report, err := w.tick(); err != nil || report.Finished != 1 {
+		t.Fatal(report, err)
+	}
+	w.expectCloud(1, 1)
 }
 
 // impatient is somebody who goes away as soon as it is to wait.

@@ -30,11 +30,18 @@ type LegacyOffer struct {
 	Notes                string
 }
 
-// Check tells what is wrong with a row, in sentences that quote nothing of it;
-// empty if nothing is. What Check finds wrong besides the ids, Import takes all
-// the same, and no run sends it.
-func (l *LegacyOffer) Check() string {
+// maxAhead is how far ahead of the clock a row may have been synced: clocks
+// differ. A date of the future would stay, as no answer of the cloud is newer.
+const maxAhead = 5 * time.Minute
+
+// CheckRow tells what is wrong with a row, in sentences that quote nothing of it;
+// empty if nothing is. What it finds wrong besides the ids and the date, Import
+// takes all the same, and no run sends it.
+func (s *Sync) CheckRow(l LegacyOffer) string {
 	var wrong []string
+	if s.isAhead(l.LastSync) {
+		wrong = append(wrong, "Its LastSyncDate is in the future.")
+	}
 	if _, err := guid(l.ID); err != nil {
 		wrong = append(wrong, "Its Id is not a GUID.")
 	}
@@ -51,6 +58,19 @@ func (l *LegacyOffer) Check() string {
 	return strings.Join(wrong, " ")
 }
 
+func (s *Sync) isAhead(t *time.Time) bool { return t != nil && t.Sub(s.now()) > maxAhead }
+
+// Import is what is to be taken over from an official server.
+type Import struct {
+	Organization string
+	Rows         []LegacyOffer
+	// Unsent: rows that were never synced are wanted, too, which the cloud mails as
+	// new offers.
+	Unsent bool
+	// DryRun: only tell what would be done.
+	DryRun bool
+}
+
 // Imported tells what became of rows.
 type Imported struct {
 	Taken int
@@ -63,6 +83,9 @@ type Imported struct {
 	// Dropped are revoked rows whose key belongs to another: there is nothing of
 	// theirs to remove from the cloud.
 	Dropped int
+	// Unsent are those that were never synced. They are of Taken if they were
+	// wanted, and otherwise not taken.
+	Unsent int
 }
 
 // importedRow says that a row was taken over, so that it does not come back by
@@ -72,49 +95,49 @@ type importedRow struct {
 	At time.Time `json:"at"`
 }
 
-// Import takes over the rows of an official server. Of several with one key the
-// one that was synced first keeps it; where they do not all come at once, the
-// one that comes first. It is safe to repeat.
-func (s *Sync) Import(ctx context.Context, organization string, rows []LegacyOffer) (Imported, error) {
-	return s.importRows(ctx, organization, rows, false)
-}
-
-// TryImport tells what Import would do, and does nothing.
-func (s *Sync) TryImport(ctx context.Context, organization string, rows []LegacyOffer) (Imported, error) {
-	return s.importRows(ctx, organization, rows, true)
-}
-
 // importing is an import under way.
 type importing struct {
 	*Sync
-	organization string
-	dry          bool
-	done         Imported
+	Import
+	done Imported
 }
 
-func (s *Sync) importRows(ctx context.Context, organization string, rows []LegacyOffer, dry bool) (Imported, error) {
-	organization, err := guid(organization)
+// Import takes over the rows of an official server. Of several with one key the
+// one that was synced first keeps it; where they do not all come at once, the
+// one that comes first. It is safe to repeat.
+func (s *Sync) Import(ctx context.Context, in Import) (Imported, error) {
+	organization, err := guid(in.Organization)
 	if err != nil {
 		return Imported{}, err
 	}
+	in.Organization = organization
+	if _, err := s.sponsoring(ctx, organization); err != nil {
+		return Imported{}, err
+	}
 	byKey := map[string][]LegacyOffer{}
-	for n, row := range rows {
+	for n, row := range in.Rows {
 		member, memberErr := guid(row.OrganizationUserID)
 		id, idErr := guid(row.ID)
 		if err := errors.Join(memberErr, idErr); err != nil {
 			return Imported{}, machine.Invalid("Row %d has no GUID as its id, or as that of its member.", n)
 		}
+		if s.isAhead(row.LastSync) {
+			return Imported{}, machine.Invalid("Row %d was synced in the future.", n)
+		}
 		row.OrganizationUserID, row.ID = member, id
 		byKey[member] = append(byKey[member], row)
 	}
-	i := &importing{Sync: s, organization: organization, dry: dry}
+	i := &importing{Sync: s, Import: in}
 	for _, member := range slices.Sorted(maps.Keys(byKey)) {
 		same := byKey[member]
 		slices.SortFunc(same, olderFirst)
-		for n, row := range same {
-			if err := i.take(ctx, row, n > 0); err != nil {
+		held := false
+		for _, row := range same {
+			here, err := i.take(ctx, row, held)
+			if err != nil {
 				return i.done, fmt.Errorf("row %s: %w", row.ID, err)
 			}
+			held = held || here
 		}
 	}
 	return i.done, nil
@@ -136,35 +159,35 @@ func olderFirst(a, b LegacyOffer) int {
 	return cmp.Or(a.LastSync.Compare(*b.LastSync), strings.Compare(a.ID, b.ID))
 }
 
-// take takes over one row, unless that was done before.
-func (i *importing) take(ctx context.Context, row LegacyOffer, rekey bool) error {
-	mark := store.Record[importedRow]{ID: i.organization + "/" + row.ID, Parent: i.organization, Value: importedRow{i.now().UTC()}}
+// take takes over one row, unless that was done before, and tells whether it is
+// taken over. held: an older row has its key.
+func (i *importing) take(ctx context.Context, row LegacyOffer, held bool) (here bool, err error) {
+	mark := store.Record[importedRow]{ID: i.Organization + "/" + row.ID, Parent: i.Organization, Value: importedRow{i.now().UTC()}}
 	switch _, err := i.imports.Get(ctx, mark.ID); {
 	case err == nil:
 		i.done.Known++
-		return nil
+		return true, nil
 	case fault.Of(err) != fault.NotFound:
-		return err
+		return false, err
 	}
-	dropped := i.done.Dropped
-	err := store.Retry(ctx, func() error {
-		err := i.offer(ctx, row, rekey)
+	err = store.Retry(ctx, func() (err error) {
+		here, err = i.offer(ctx, row, held)
 		if errors.Is(err, errKeyTaken) {
 			// By a row of an import before this one.
-			err = i.offer(ctx, row, true)
+			here, err = i.offer(ctx, row, true)
 		}
 		return err
 	})
-	if err != nil || i.dry || i.done.Dropped > dropped {
-		return err
+	if err != nil || i.DryRun || !here {
+		return here, err
 	}
 	_, err = i.imports.Put(ctx, mark, store.Any())
-	return err
+	return here, err
 }
 
 // offer makes an offer of a row, with its own key or with one that no other row
-// has.
-func (i *importing) offer(ctx context.Context, row LegacyOffer, rekey bool) error {
+// has, and tells whether there is one.
+func (i *importing) offer(ctx context.Context, row LegacyOffer, rekey bool) (bool, error) {
 	now := i.now().UTC()
 	o := offer{
 		Member: row.OrganizationUserID, Key: row.OrganizationUserID, Plan: row.Plan, Admin: row.AdminInitiated, Row: row.ID,
@@ -175,7 +198,7 @@ func (i *importing) offer(ctx context.Context, row LegacyOffer, rekey bool) erro
 	if rekey {
 		if row.ToDelete {
 			i.done.Dropped++
-			return nil
+			return false, nil
 		}
 		o.Key, o.LastSync, o.ValidUntil, o.FirstAttempt = uuid.NewSHA1(offerIDs, []byte("row "+row.ID)).String(), nil, nil, nil
 	}
@@ -186,34 +209,43 @@ func (i *importing) offer(ctx context.Context, row LegacyOffer, rekey bool) erro
 			o.State = RevokedUntilExpiry
 		}
 	}
-	r := store.Record[offer]{ID: offerID(i.organization, o.Key), Parent: i.organization, Value: o}
+	r := store.Record[offer]{ID: offerID(i.Organization, o.Key), Parent: i.Organization, Value: o}
 	switch before, err := i.offers.Get(ctx, r.ID); {
-	case fault.Of(err) == fault.NotFound:
-		if err := i.put(ctx, r, row); err != nil {
-			return err
-		}
-		i.done.Taken++
-		if rekey {
-			i.done.Rekeyed++
-		}
-	case err != nil:
-		return err
-	case before.Value.Row != "" && before.Value.Row != row.ID:
-		return errKeyTaken
-	default:
+	case err == nil && before.Value.Row != "" && before.Value.Row != row.ID:
+		return false, errKeyTaken
+	case err == nil:
 		i.done.Known++
+		return true, nil
+	case fault.Of(err) != fault.NotFound:
+		return false, err
 	}
-	return nil
+	unsent := row.LastSync == nil && !row.ToDelete
+	if unsent && !i.Unsent {
+		i.done.Unsent++
+		return false, nil
+	}
+	if err := i.put(ctx, r, row); err != nil {
+		return false, err
+	}
+	i.done.Taken++
+	if unsent {
+		i.done.Unsent++
+	}
+	if rekey {
+		i.done.Rekeyed++
+	}
+	return true, nil
 }
 
 func (i *importing) put(ctx context.Context, r store.Record[offer], row LegacyOffer) (err error) {
-	if i.dry {
+	if i.DryRun {
 		return nil
 	}
-	if r.Lookup, err = i.nameLookup(ctx, i.organization, row.FriendlyName); err != nil {
+	p := particulars{Email: row.Email, Name: row.FriendlyName, Notes: row.Notes}
+	if r.Lookup, err = i.listing(ctx, r, p); err != nil {
 		return err
 	}
-	if r.Value.Sealed, err = i.sealParticulars(ctx, r.ID, particulars{Email: row.Email, Name: row.FriendlyName, Notes: row.Notes}); err != nil {
+	if r.Value.Sealed, err = i.sealParticulars(ctx, r.ID, p); err != nil {
 		return err
 	}
 	_, err = i.offers.Put(ctx, r, store.Absent())

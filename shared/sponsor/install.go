@@ -340,7 +340,8 @@ func (s *Sync) install(ctx context.Context, i installation) (store.Record[instal
 	if err := s.checkFit(ctx, i.organization, &authentic.Licence); err != nil {
 		return none, err
 	}
-	before, err := s.installedRecord(ctx, i.organization)
+	// Also one that somebody did not finish, and perhaps cannot.
+	before, err := s.licences.Get(ctx, i.organization)
 	exists := fault.Of(err) != fault.NotFound
 	if err != nil && exists {
 		return none, err
@@ -350,18 +351,10 @@ func (s *Sync) install(ctx context.Context, i installation) (store.Record[instal
 			return none, err
 		}
 	}
-	digest := licenceDigest(authentic.LicenseKey)
-	if err := s.claimLicence(ctx, digest, i.organization); err != nil {
+	if err := s.claimLicence(ctx, licenceDigest(authentic.LicenseKey), i.organization); err != nil {
 		return none, err
 	}
-	next, err := s.place(ctx, i, authentic, before)
-	if err != nil && fault.Of(err) != fault.Conflict && digest != before.Lookup {
-		s.releaseLicence(ctx, digest, i.organization)
-	}
-	if err == nil && before.Lookup != "" && digest != before.Lookup {
-		s.releaseLicence(ctx, before.Lookup, i.organization)
-	}
-	return next, err
+	return s.place(ctx, i, authentic, before)
 }
 
 // place puts an organisation's licence in the place of the one before, which has
@@ -390,11 +383,7 @@ func (s *Sync) place(ctx context.Context, i installation, authentic *licence.Aut
 		}
 		return none, err
 	}
-	err = s.ownsLicence(ctx, next.Lookup, i.organization)
-	if err == nil {
-		err = s.tellConnection(ctx, next)
-	}
-	if err != nil {
+	if err := s.tellConnection(ctx, next); err != nil {
 		s.rollBack(ctx, next, before, exists)
 		return none, fmt.Errorf("install a licence: %w", err)
 	}
@@ -414,8 +403,11 @@ func (s *Sync) finishInstall(ctx context.Context, r *store.Record[installed]) er
 }
 
 // tellConnection has the connection be of the licence's organisation of the
-// cloud.
+// cloud, unless somebody else here has claimed the licence.
 func (s *Sync) tellConnection(ctx context.Context, r store.Record[installed]) error {
+	if err := s.ownsLicence(ctx, r.Lookup, r.ID); err != nil {
+		return err
+	}
 	_, err := s.connections.Update(ctx, r.ID, func(c *store.Record[connection]) error {
 		if c.Value.CloudOrganization == r.Value.CloudOrganization {
 			return store.ErrUnchanged
@@ -477,7 +469,7 @@ func (s *Sync) checkSuccessor(ctx context.Context, before store.Record[installed
 		if bound {
 			return &Failure{
 				Code: CodeLicenceOther, Message: "The license is of another organization of the cloud than the one that offers are synced with.",
-				Hint: "force it if that is meant: what that one has of the offers stays there", Class: fault.Invalid,
+				Hint: "force it if that is meant: what that one has of the offers stays there as it is, and going back to it later is not supported", Class: fault.Invalid,
 			}
 		}
 	}

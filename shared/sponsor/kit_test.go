@@ -158,6 +158,11 @@ func (w *world) revoke(n int) {
 	w.Must(err)
 }
 
+// take takes over rows of an official server, whether they were synced or not.
+func (w *world) take(rows ...sponsor.LegacyOffer) (sponsor.Imported, error) {
+	return w.Import(w.Context(), sponsor.Import{Organization: w.Org, Rows: rows, Unsent: true})
+}
+
 // reissue makes a member's offer anew, to another address if there is one.
 func (w *world) reissue(n int, email string) {
 	w.Helper()

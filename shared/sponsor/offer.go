@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/mail"
 	"regexp"
 	"strings"
@@ -157,11 +158,20 @@ type offer struct {
 	// Refused is when the cloud was last found to fail for it; nil has the next
 	// run try it.
 	Refused *time.Time `json:"refused,omitempty"`
-	// Checked is the run that found, of one to be replaced, that nobody had
-	// redeemed it. DeleteSent: its deletion may have been carried out, so that
-	// asking after it could make it anew.
-	Checked    string `json:"checked,omitempty"`
+	// Checked is the run that asked, of one to be replaced, whether somebody had
+	// redeemed it, and CheckedAt when that was.
+	Checked   string    `json:"checked,omitempty"`
+	CheckedAt time.Time `json:"checkedAt,omitzero"`
+	// DeleteSent: its deletion may have been carried out, so that asking after it
+	// could make it anew. DeletedBy is the batch that was the first to send one.
 	DeleteSent bool   `json:"deleteSent,omitempty"`
+	DeletedBy  string `json:"deletedBy,omitempty"`
+	// Left are the organisations of the cloud that had it before, with what Changed
+	// was then; the zero time where it is not known what they have.
+	Left map[string]time.Time `json:"left,omitempty"`
+	// LookupBefore is what one to be replaced was listed under, since the runs have
+	// no access to the key that this is made with.
+	LookupBefore string `json:"lookupBefore,omitempty"`
 	// Row is the id of the official server's row that it was taken over from.
 	Row string `json:"row,omitempty"`
 	// Fence is the token of the last run that wrote.
@@ -181,6 +191,9 @@ type particulars struct {
 // toDelete tells whether a run sends it as a deletion.
 func (o *offer) toDelete() bool { return o.State == Revoking || o.State == RevokedUntilExpiry }
 
+// redeemed tells whether the cloud says so, revoked or not.
+func (o *offer) redeemed() bool { return o.ValidUntil != nil || o.State == RevokedUntilExpiry }
+
 // settle derives the state of an offer that nobody revoked.
 func (o *offer) settle() {
 	switch {
@@ -198,8 +211,25 @@ func (o *offer) settle() {
 func (o *offer) replace() {
 	o.State, o.Reissue, o.Generation = Pending, false, o.Generation+1
 	o.FirstAttempt, o.LastSync, o.ValidUntil = nil, nil, nil
-	o.CloudOrganization, o.Checked, o.DeleteSent = "", "", false
+	o.CloudOrganization, o.Checked, o.CheckedAt, o.DeleteSent, o.DeletedBy = "", "", time.Time{}, false, ""
+	o.LookupBefore = ""
 	o.forgive()
+}
+
+// move makes it a new offer to another organisation of the cloud. One that had it
+// before may have it still, in the place of what it has become since, of which
+// nobody is told then.
+func (o *offer) move(cloudOrganization string) {
+	as := o.Changed
+	if o.MailUncertain {
+		as = time.Time{}
+	}
+	left := map[string]time.Time{}
+	maps.Copy(left, o.Left)
+	left[strings.ToLower(o.CloudOrganization)] = as
+	known, was := left[strings.ToLower(cloudOrganization)]
+	o.replace()
+	o.Left, o.MailUncertain = left, was && !known.Equal(o.Changed)
 }
 
 // elsewhere tells whether it was sent to another organisation of the cloud.
@@ -207,18 +237,37 @@ func (o *offer) elsewhere(cloudOrganization string) bool {
 	return o.FirstAttempt != nil && o.CloudOrganization != "" && !strings.EqualFold(o.CloudOrganization, cloudOrganization)
 }
 
+// checkGood is how long the answer holds that nobody has redeemed an offer: a
+// run may wait for hours between the question and the deletion.
+const checkGood = time.Hour
+
 // toCheck tells whether a run has to ask after it before it is replaced: the
 // deletion of one that was redeemed meanwhile could not be taken back. Of one
 // that the cloud never confirmed the asking could be its first mail.
-func (o *offer) toCheck(run string) bool {
-	return o.Reissue && o.LastSync != nil && !o.DeleteSent && o.Checked != run && o.Quarantined != quarantinedCloud
+func (o *offer) toCheck(run string, now time.Time) bool {
+	if !o.Reissue || o.LastSync == nil || o.DeleteSent || o.Quarantined == quarantinedCloud {
+		return false
+	}
+	return o.Checked != run || now.Sub(o.CheckedAt).Abs() >= checkGood
+}
+
+// check notes that a run has asked after it.
+func (o *offer) check(run string, at time.Time) { o.Checked, o.CheckedAt = run, at }
+
+// unsend takes back that its deletion was sent, where that was by a batch of
+// which the cloud has done nothing.
+func (o *offer) unsend(batch string) {
+	if o.DeletedBy == batch {
+		o.DeleteSent, o.DeletedBy = false, ""
+	}
 }
 
 // refusedFor is how long an offer is left out that the cloud fails for: until
 // the daily run of a week later.
 const refusedFor = 7*day - time.Hour
 
-// heldBack tells whether it is left out of what is sent, unless as a deletion.
+// heldBack tells whether it is left out of what is sent: a deletion only if the
+// cloud fails for it.
 func (o *offer) heldBack(now time.Time) bool {
 	switch o.Quarantined {
 	case "", quarantinedUnreadable, quarantinedElsewhere:
@@ -226,7 +275,7 @@ func (o *offer) heldBack(now time.Time) bool {
 	case quarantinedCloud:
 		return o.Refused != nil && !o.Refused.After(now) && now.Sub(*o.Refused) < refusedFor
 	}
-	return true
+	return !o.toDelete()
 }
 
 // quarantine notes why it is not sent.

@@ -90,21 +90,74 @@ const maxNamesakes = 16
 
 // putKeyed makes an offer that has a key of its own.
 func (s *Sync) putKeyed(ctx context.Context, n NewOffer, wanted particulars) (store.Record[offer], error) {
+	key, err := s.findKeyed(ctx, n, wanted)
+	if err == nil && key == "" {
+		key, err = s.newKey(ctx, n, wanted)
+	}
+	if err != nil {
+		return store.Record[offer]{}, err
+	}
+	return s.putOffer(ctx, n, key, wanted)
+}
+
+// findKeyed gives the key of the offer that is the wanted one, whatever it was
+// when it was made; "" if there is none.
+func (s *Sync) findKeyed(ctx context.Context, n NewOffer, wanted particulars) (string, error) {
+	lookup, err := s.listing(ctx, n.record(), wanted)
+	if err != nil {
+		return "", err
+	}
+	for r, err := range s.offers.ByLookup(ctx, lookup) {
+		if err != nil {
+			return "", err
+		}
+		if !r.Value.Admin || r.Value.Member != n.By.ID {
+			continue
+		}
+		if same, err := s.isOffered(ctx, r, wanted); err != nil || same {
+			return r.Value.Key, err
+		}
+	}
+	return "", nil
+}
+
+// newKey gives the key of an offer that there is not: that of the same one which
+// is being removed, and else the first one that is free.
+func (s *Sync) newKey(ctx context.Context, n NewOffer, wanted particulars) (string, error) {
+	free := ""
 	for namesake := range maxNamesakes {
 		key, err := s.offerKey(ctx, n, wanted, namesake)
 		if err != nil {
-			return store.Record[offer]{}, err
+			return "", err
 		}
-		before, err := s.Offer(ctx, n.Organization, offerID(n.Organization, key))
-		if fault.Of(err) == fault.NotFound || err == nil && before.offers(wanted) {
-			return s.putOffer(ctx, n, key, wanted)
+		r, err := s.offers.Get(ctx, offerID(n.Organization, key))
+		switch {
+		case fault.Of(err) == fault.NotFound:
+			free = cmp.Or(free, key)
+			continue
+		case err != nil:
+			return "", err
+		case r.Value.toDelete() && r.Value.redeemed():
+			continue // it lasts
 		}
+		before, err := s.view(ctx, r)
 		if err != nil {
-			return store.Record[offer]{}, err
+			return "", err
+		}
+		if before.offers(wanted) {
+			return key, nil
 		}
 		// That one was made anew to another address.
 	}
-	return store.Record[offer]{}, machine.Invalid("This offer was made anew to other addresses too often. Revoke one of those.")
+	if free == "" {
+		return "", machine.Invalid("This offer was made anew to other addresses, or redeemed and revoked, too often. Revoke one that was made anew, or wait until one expires.")
+	}
+	return free, nil
+}
+
+// record is what there is of an offer before it is made.
+func (n *NewOffer) record() store.Record[offer] {
+	return store.Record[offer]{Parent: n.Organization, Value: offer{Member: n.By.ID, Admin: n.AdminInitiated, Plan: n.Plan}}
 }
 
 // offerKey is the key of an administrator's offer where each has its own: always
@@ -133,13 +186,11 @@ func (s *Sync) checkNew(ctx context.Context, n NewOffer, wanted particulars) err
 	if strings.EqualFold(wanted.Email, strings.TrimSpace(n.By.Email)) {
 		return machine.Invalid(ToOneself)
 	}
-	current, err := s.installedLicence(ctx, n.Organization)
+	current, err := s.sponsoring(ctx, n.Organization)
 	if err != nil {
 		return err
 	}
 	switch {
-	case current == nil || !current.Enterprise:
-		return machine.Invalid(cannotSponsor)
 	case !n.By.Confirmed:
 		return machine.Invalid(notConfirmed)
 	case !n.AdminInitiated:
@@ -152,24 +203,36 @@ func (s *Sync) checkNew(ctx context.Context, n NewOffer, wanted particulars) err
 	return s.checkSeat(ctx, n.Organization, current)
 }
 
+// sponsoring gives the licence of an organisation that may sponsor others by it.
+func (s *Sync) sponsoring(ctx context.Context, organization string) (*installed, error) {
+	current, err := s.installedLicence(ctx, organization)
+	if err != nil {
+		return nil, err
+	}
+	if current == nil || !current.Enterprise {
+		return nil, machine.Invalid(cannotSponsor)
+	}
+	return current, nil
+}
+
 // putOffer makes an offer of a key, or makes of the one that there is what is
 // wanted.
 func (s *Sync) putOffer(ctx context.Context, n NewOffer, key string, wanted particulars) (store.Record[offer], error) {
 	id := offerID(n.Organization, key)
-	lookup, err := s.nameLookup(ctx, n.Organization, wanted.Name)
+	lookup, err := s.listing(ctx, n.record(), wanted)
 	if err != nil {
 		return store.Record[offer]{}, err
 	}
-	if err := s.checkName(ctx, lookup, id); err != nil {
+	if err := s.checkListing(ctx, lookup, id); err != nil {
 		return store.Record[offer]{}, err
 	}
 	var r store.Record[offer]
 	err = store.Retry(ctx, func() (err error) {
 		r, err = s.offers.Get(ctx, id)
 		if fault.Of(err) == fault.NotFound {
-			r = store.Record[offer]{ID: id, Parent: n.Organization, Lookup: lookup, Value: offer{
-				Member: n.By.ID, Key: key, Plan: n.Plan, Admin: n.AdminInitiated, State: Pending, Created: s.now().UTC(), Changed: s.now().UTC(),
-			}}
+			r = n.record()
+			r.ID, r.Lookup, r.Value.Key, r.Value.State = id, lookup, key, Pending
+			r.Value.Created, r.Value.Changed = s.now().UTC(), s.now().UTC()
 			if r.Value.Sealed, err = s.sealParticulars(ctx, id, wanted); err != nil {
 				return err
 			}
@@ -189,8 +252,8 @@ func (s *Sync) putOffer(ctx context.Context, n NewOffer, key string, wanted part
 				return s.tryAgain(ctx, &r)
 			}
 		}
-		if r.Value.State == RevokedUntilExpiry || r.Value.State == Active {
-			if same, err := s.isOffered(ctx, r, wanted); err != nil || same && r.Value.State == Active {
+		if r.Value.redeemed() {
+			if same, err := s.isOffered(ctx, r, wanted); err != nil || same {
 				return err
 			}
 			return machine.Invalid(onlyOne)
@@ -240,6 +303,9 @@ func (s *Sync) putReoffer(ctx context.Context, r *store.Record[offer], before, w
 	if r.Value.FirstAttempt != nil {
 		become = before
 		become.Next = &wanted
+		if !r.Value.Reissue {
+			next.Value.LookupBefore = r.Lookup
+		}
 		next.Value.State, next.Value.Reissue = Revoking, true
 		// The deletion of one that was revoked may have been sent.
 		next.Value.DeleteSent = r.Value.DeleteSent || r.Value.State == Revoking && !r.Value.Reissue
@@ -295,11 +361,11 @@ func (s *Sync) ReissueOffer(ctx context.Context, re Reissue) (Offer, error) {
 		if err := checkTexts(wanted).Problem(); err != nil {
 			return err
 		}
-		lookup, err := s.nameLookup(ctx, r.Parent, wanted.Name)
+		lookup, err := s.listing(ctx, r, wanted)
 		if err != nil {
 			return err
 		}
-		if taken = s.checkName(ctx, lookup, r.ID); taken != nil {
+		if taken = s.checkListing(ctx, lookup, r.ID); taken != nil {
 			return nil
 		}
 		return s.putReoffer(ctx, &r, before, wanted, lookup)
@@ -464,12 +530,7 @@ func (s *Sync) revoke(ctx context.Context, id string) error {
 			return nil
 		}
 		if r.Value.Reissue {
-			p, err := s.openParticulars(ctx, id, r.Value.Sealed)
-			if err != nil && fault.Of(err) != fault.Lost {
-				return err
-			}
-			p.Next = nil
-			if r.Value.Sealed, err = s.sealParticulars(ctx, id, p); err != nil {
+			if err := s.dropNext(ctx, &r); err != nil {
 				return err
 			}
 		}
@@ -478,6 +539,21 @@ func (s *Sync) revoke(ctx context.Context, id string) error {
 		_, err = s.offers.Put(ctx, r, store.AtRevision(r.Revision))
 		return err
 	})
+}
+
+// dropNext forgets the offer that waited, and what that is listed under.
+func (s *Sync) dropNext(ctx context.Context, r *store.Record[offer]) error {
+	r.Lookup = r.Value.LookupBefore
+	p, err := s.openParticulars(ctx, r.ID, r.Value.Sealed)
+	if fault.Of(err) == fault.Lost {
+		return nil // nobody reads it any more
+	}
+	if err != nil {
+		return err
+	}
+	p.Next = nil
+	r.Value.Sealed, err = s.sealParticulars(ctx, r.ID, p)
+	return err
 }
 
 // RemoveMember takes back all that a member offered who has left the
@@ -510,6 +586,19 @@ func (s *Sync) RemoveMember(ctx context.Context, organization, member string) (i
 // guessable, and are sealed elsewhere.
 type nameKey struct {
 	Sealed []byte `json:"sealed"`
+}
+
+// unnamed begins what offers are listed under that have no name.
+const unnamed = "to "
+
+// listing is what an offer is listed under: its name, or, where an
+// administrator's has none, who offers it to whom. "": it is not listed.
+func (s *Sync) listing(ctx context.Context, r store.Record[offer], p particulars) (string, error) {
+	if p.Name != "" || p.Email == "" || !r.Value.Admin {
+		return s.nameLookup(ctx, r.Parent, p.Name)
+	}
+	digest, err := s.nameLookup(ctx, r.Parent, r.Value.Member+" "+p.Email)
+	return unnamed + digest, err
 }
 
 // nameLookup is what an offer of that name is listed under; "" for no name.
@@ -570,9 +659,8 @@ func (s *Sync) nameKey(ctx context.Context, organization string) ([]byte, error)
 	return key, nil
 }
 
-// checkName refuses a friendly name that another offer has, which could not be
-// told from it.
-func (s *Sync) checkName(ctx context.Context, lookup, own string) error {
+// checkListing refuses an offer that could not be told from another one.
+func (s *Sync) checkListing(ctx context.Context, lookup, own string) error {
 	if lookup == "" {
 		return nil
 	}
@@ -580,9 +668,14 @@ func (s *Sync) checkName(ctx context.Context, lookup, own string) error {
 		if err != nil {
 			return err
 		}
-		if r.ID != own && (!r.Value.toDelete() || r.Value.Reissue) {
-			return &machine.Problem{Class: fault.Conflict, Message: "Another offer of this organization has that name. Choose a different one."}
+		if r.ID == own || r.Value.toDelete() && !r.Value.Reissue {
+			continue
 		}
+		text := "Another offer of this organization has that name. Choose a different one."
+		if strings.HasPrefix(lookup, unnamed) {
+			text = "Another offer of the same administrator goes to that address."
+		}
+		return &machine.Problem{Class: fault.Conflict, Message: text}
 	}
 	return nil
 }

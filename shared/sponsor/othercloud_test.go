@@ -139,6 +139,34 @@ func TestAnotherOrganisationOfTheCloud(t *testing.T) {
 		w.expectStates(states{sponsor.Sent: 2})
 	})
 
+	t.Run("one that had an offer before may have mailed what it was", func(t *testing.T) {
+		w := sent(t, 2)
+		home, other := w.Cloud, w.Cloud.Another(t)
+		w.move(other)
+		w.mustSync(sponsor.Completed)
+		w.reissue(1, "new@home.example")
+		w.mustSync(sponsor.Completed)
+		for range 2 {
+			w.move(home)
+			if run := w.mustSync(sponsor.CompletedWithWarnings); run.Counts.MailUncertain != 1 || run.Counts.Sent != 2 {
+				t.Errorf("%+v", run.Counts)
+			}
+			if changed, same := w.own(1), w.own(2); !changed.MailUncertain || same.MailUncertain || w.mailsTo("new@home.example") != 0 {
+				t.Errorf("%+v, %+v", changed, same)
+			}
+			w.move(other)
+			w.mustSync(sponsor.Completed)
+		}
+		w.move(home)
+		w.mustSync(sponsor.CompletedWithWarnings)
+		w.reissue(1, "")
+		w.mustSync(sponsor.Completed)
+		if o := w.own(1); o.MailUncertain || w.mailsTo("new@home.example") != 1 || *w.row(1).OfferedToEmail != "new@home.example" {
+			t.Errorf("%+v", o)
+		}
+		w.twiceClean()
+	})
+
 	t.Run("a run does not go on with another organisation", func(t *testing.T) {
 		w := sent(t, 2)
 		w.MakeOffers(3)

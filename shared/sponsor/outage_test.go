@@ -151,7 +151,7 @@ func TestARefusedOfferIsTriedAgain(t *testing.T) {
 		}
 	})
 
-	t.Run("in the next run, as a deletion", func(t *testing.T) {
+	t.Run("after a week, as a deletion, too", func(t *testing.T) {
 		w := sent(t, 2)
 		w.redeem(1, time.Time{})
 		w.revoke(1)
@@ -160,6 +160,10 @@ func TestARefusedOfferIsTriedAgain(t *testing.T) {
 			t.Errorf("%+v", run.Counts)
 		}
 		w.fault()
+		if run := w.mustSync(sponsor.CompletedWithWarnings); run.Counts.Requests != 1 {
+			t.Errorf("%+v", run.Counts)
+		}
+		w.Clock.Pass(week)
 		w.mustSync(sponsor.Completed)
 		if o := w.own(1); o.Quarantined != "" || o.State != sponsor.RevokedUntilExpiry {
 			t.Errorf("%+v", o)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,8 +22,8 @@ const (
 	// ApplyTime is what applying a batch may take, with which a run calculates, and
 	// whoever calls one.
 	ApplyTime = 15 * time.Second
-	// maxRetried bounds the quarantined offers that are sent once more: each that
-	// still fails takes some requests.
+	// maxRetried bounds the quarantined offers that a phase sends once more: each
+	// that still fails takes some requests.
 	maxRetried = 10
 )
 
@@ -40,7 +41,7 @@ type worker struct {
 	records []store.Record[offer]
 	// quarantined counts offers that planning left out since the last batch.
 	quarantined int
-	// retried counts quarantined offers that were sent once more.
+	// retried counts quarantined offers that the phase sent once more.
 	retried int
 }
 
@@ -53,6 +54,17 @@ func (w *worker) perform(ctx context.Context) error {
 	ctx = cloud.WithTrace(ctx, id)
 	if w.run.Value.Status.Finished() {
 		return w.ended(ctx)
+	}
+	if w.run.Value.Fence > w.lease.token() {
+		return ErrFenced
+	}
+	if before := w.run.Value.CloudOrganization; before != "" && !strings.EqualFold(before, w.at.cloudOrganization) {
+		// What one organisation of the cloud has answered, and asked for, says nothing
+		// of another.
+		return w.fail(ctx, &Failure{
+			Code: CodeOrganizationChanged, Message: "The organization of the cloud is another than the one that the run began with.",
+			Hint: "the next run begins anew, with the one that is connected now", Class: fault.Conflict,
+		})
 	}
 	if wait := w.run.Value.NotBefore.Sub(w.now()); wait > 0 && wait <= farOff {
 		if err := w.wait(ctx, wait); err != nil {
@@ -91,20 +103,11 @@ func (w *worker) ended(ctx context.Context) error {
 // begin claims the run: from here on whoever had it before cannot write it.
 func (w *worker) begin(ctx context.Context) error {
 	run := w.run.Value
-	if run.Fence > w.lease.token() {
-		return ErrFenced
-	}
 	run.Fence, run.Status, run.NotBefore, run.WaitUntil = w.lease.token(), Running, time.Time{}, time.Time{}
 	if run.Started == nil {
-		run.Started, run.KeyRevision, run.CloudOrganization = pointer(w.now().UTC()), w.at.keyRevision, w.at.cloudOrganization
+		run.Started, run.KeyFingerprint = pointer(w.now().UTC()), w.at.keyFingerprint
 	}
-	if run.CloudOrganization != w.at.cloudOrganization {
-		// What one organisation of the cloud has answered says nothing of another.
-		return w.fail(ctx, &Failure{
-			Code: CodeOrganizationChanged, Message: "The organization of the cloud is another than the one that the run began with.",
-			Hint: "the next run begins anew, with the one that is connected now", Class: fault.Conflict,
-		})
-	}
+	run.CloudOrganization = w.at.cloudOrganization // not known of a run that an older version began
 	return w.save(ctx, run)
 }
 
@@ -271,6 +274,7 @@ func (w *worker) plan(ctx context.Context) (*batch, error) {
 			return b, nil
 		}
 		b.Phase, b.Next = map[Phase]Phase{PhaseDeletes: PhaseOffers, PhaseOffers: PhaseProbe}[b.Phase], ""
+		w.retried = 0
 	}
 	if b.Phase == PhaseProbe && run.Counts.Requests == 0 && w.settings.SyncProbe {
 		return b, nil
@@ -285,15 +289,10 @@ func (w *worker) plan(ctx context.Context) (*batch, error) {
 // which the same offers are planned again. One that the cloud failed for is tried
 // again alone, so that it does not fail others.
 func (w *worker) gather(ctx context.Context, b *batch) error {
-	from, counted := b.Next, w.quarantined
+	counted := w.quarantined
 	var checks []store.Record[offer]
-	take := func(records []store.Record[offer]) {
-		w.records, b.Items = records, make([]item, len(records))
-		for i, r := range records {
-			b.Items[i].Offer = r.ID
-		}
-	}
 	var records []store.Record[offer]
+pages:
 	for {
 		page, err := w.documents.List(ctx, store.Query{Collection: w.offers.Name(), Parent: w.run.Value.Organization, After: b.Next})
 		if err != nil {
@@ -304,43 +303,43 @@ func (w *worker) gather(ctx context.Context, b *batch) error {
 			if err != nil {
 				return err
 			}
+			alone := false
 			switch {
 			case r.Value.toDelete() != (b.Phase == PhaseDeletes), b.Phase == PhaseOffers && r.Value.Checked == w.run.ID:
-			case b.Phase == PhaseOffers && w.leftOut(&r.Value):
+			case w.leftOut(&r.Value):
 				w.quarantined++
-			case b.Phase == PhaseOffers && r.Value.Quarantined == quarantinedCloud:
-				if len(records) > 0 {
-					take(records)
-					return nil
-				}
-				w.retried++
-				b.Next = r.ID
-				take([]store.Record[offer]{r})
-				return nil
 			default:
+				if alone = r.Value.Quarantined == quarantinedCloud; alone && len(records) > 0 {
+					break pages
+				}
+				if alone {
+					w.retried++
+				}
 				records = append(records, r)
-				if r.Value.toCheck(w.run.ID) {
+				if r.Value.toCheck(w.run.ID, w.now()) {
 					checks = append(checks, r)
 				}
 			}
 			b.Next = r.ID
-			if len(records) == w.settings.SyncBatch {
-				page.Next = ""
-				break
+			if alone || len(records) == w.settings.SyncBatch {
+				break pages
 			}
 		}
-		if page.Next != "" {
-			continue
+		if page.Next == "" {
+			break
 		}
-		if len(checks) > 0 {
-			records, b.Next, w.quarantined = checks, from, counted
-		}
-		take(records)
-		return nil
 	}
+	if len(checks) > 0 {
+		records, b.Again, w.quarantined = checks, true, counted
+	}
+	w.records, b.Items = records, make([]item, len(records))
+	for i, r := range records {
+		b.Items[i].Offer = r.ID
+	}
+	return nil
 }
 
-// leftOut tells whether planning leaves an offer out that nobody revoked.
+// leftOut tells whether planning leaves an offer out.
 func (w *worker) leftOut(o *offer) bool {
 	return o.heldBack(w.now()) || o.Quarantined == quarantinedCloud && w.retried >= maxRetried
 }
@@ -383,7 +382,8 @@ func (w *worker) load(ctx context.Context, b *batch) error {
 
 // mark notes on the offers that the cloud may come to know them. What must not
 // be sent is quarantined instead.
-func (w *worker) mark(ctx context.Context, b *batch, part span) ([]cloud.Offer, error) {
+func (w *worker) mark(ctx context.Context, of *store.Record[batch], part span) ([]cloud.Offer, error) {
+	b := &of.Value
 	if w.records == nil {
 		if err := w.load(ctx, b); err != nil {
 			return nil, err
@@ -394,7 +394,7 @@ func (w *worker) mark(ctx context.Context, b *batch, part span) ([]cloud.Offer, 
 	group.SetLimit(writers)
 	for i := part.From; i < part.To; i++ {
 		group.Go(func() error {
-			composed, err := w.markOne(grouped, &w.records[i], &b.Items[i])
+			composed, err := w.markOne(grouped, of, i)
 			offers[i-part.From] = composed
 			return err
 		})
@@ -402,11 +402,19 @@ func (w *worker) mark(ctx context.Context, b *batch, part span) ([]cloud.Offer, 
 	if err := group.Wait(); err != nil {
 		return nil, fmt.Errorf("note that offers are sent: %w", err)
 	}
+	// An answer can have become too old while its deletion waited. A run that goes
+	// on for so long leaves such offers to the next one at last.
+	asks := slices.ContainsFunc(b.Items[part.From:part.To], func(i item) bool { return i.Check })
+	if asks && b.Phase == PhaseDeletes && !b.Again && w.now().Sub(*w.run.Value.Started) < day {
+		b.Again, b.Counts.Quarantined = true, 0
+	}
 	return offers, nil
 }
 
-// markOne gives an offer as it is to be sent; one without a key is not sent.
-func (w *worker) markOne(ctx context.Context, r *store.Record[offer], i *item) (cloud.Offer, error) {
+// markOne gives an offer of a batch as it is to be sent; one without a key is not
+// sent.
+func (w *worker) markOne(ctx context.Context, of *store.Record[batch], n int) (cloud.Offer, error) {
+	r, i := &w.records[n], &of.Value.Items[n]
 	var composed cloud.Offer
 	// The item tells of what is sent now.
 	*i = item{Offer: i.Offer}
@@ -433,9 +441,17 @@ func (w *worker) markOne(ctx context.Context, r *store.Record[offer], i *item) (
 		changed := *r
 		o := &changed.Value
 		if o.elsewhere(w.at.cloudOrganization) && !o.toDelete() {
-			o.replace() // to this organisation it is new
+			o.move(w.at.cloudOrganization)
 		}
-		i.describe(o, w.run.ID)
+		if !of.Value.Ambiguous {
+			o.unsend(of.ID)
+		}
+		i.describe(o, w.run.ID, w.now())
+		if i.Check && p.Next != nil {
+			// If the cloud has it no more, the asking makes it anew and mails it: not to
+			// an address that is given up. What it has it does not change.
+			p = *p.Next
+		}
 		if i.Check && !unreadable && o.unfit(p, false) != "" {
 			i.Check, i.Delete = false, true // only a deletion of it can be sent
 		}
@@ -446,11 +462,12 @@ func (w *worker) markOne(ctx context.Context, r *store.Record[offer], i *item) (
 			}
 			o.quarantine(why)
 			if i.Check {
-				o.Checked = w.run.ID // as far as it goes
+				o.check(w.run.ID, i.Asked) // as far as it goes
 			}
 		} else {
 			composed = compose(o, i.Delete, p)
-			if !o.noteSending(i.Delete, w.at.cloudOrganization, w.now().UTC()) {
+			o.noteSending(of.ID, i.Delete, w.at.cloudOrganization, w.now().UTC())
+			if o.tellsOfSending(&r.Value) {
 				return nil
 			}
 		}
@@ -468,9 +485,15 @@ func (w *worker) markOne(ctx context.Context, r *store.Record[offer], i *item) (
 }
 
 // describe says how an offer is to be sent as it is now.
-func (i *item) describe(o *offer, run string) {
-	check := o.toCheck(run)
-	*i = item{Offer: i.Offer, Generation: o.Generation, Delete: o.toDelete() && !check, Check: check, New: o.LastSync == nil, Doubt: o.MailUncertain}
+func (i *item) describe(o *offer, run string, now time.Time) {
+	check := o.toCheck(run, now)
+	*i = item{
+		Offer: i.Offer, Generation: o.Generation, Delete: o.toDelete() && !check, Check: check, Replace: o.Reissue,
+		New: o.LastSync == nil, Doubt: o.MailUncertain,
+	}
+	if check {
+		i.Asked = now.UTC()
+	}
 }
 
 // unsendable tells why an offer must not be sent as an item says; "" if it may
@@ -487,20 +510,24 @@ func (w *worker) unsendable(o *offer, i *item, p particulars, unreadable bool) s
 	return o.unfit(p, i.Delete)
 }
 
-// noteSending notes what has to be known of an offer before it is sent, and tells
-// whether that is new.
-func (o *offer) noteSending(deletion bool, cloudOrganization string, now time.Time) bool {
-	before := *o
+// noteSending notes what has to be known of an offer before a batch sends it.
+func (o *offer) noteSending(batch string, deletion bool, cloudOrganization string, now time.Time) {
 	if o.FirstAttempt == nil {
 		o.FirstAttempt = &now
 	}
 	o.CloudOrganization = cloudOrganization
-	o.DeleteSent = o.DeleteSent || deletion && o.Reissue
+	if deletion && o.Reissue && !o.DeleteSent {
+		o.DeleteSent, o.DeletedBy = true, batch
+	}
 	if o.Quarantined == quarantinedUnreadable || o.Quarantined == quarantinedElsewhere {
 		o.Quarantined, o.Problem = "", ""
 	}
-	return o.FirstAttempt != before.FirstAttempt || o.CloudOrganization != before.CloudOrganization ||
-		o.DeleteSent != before.DeleteSent || o.Quarantined != before.Quarantined
+}
+
+// tellsOfSending tells whether an offer as it is stored is as noteSending made it.
+func (o *offer) tellsOfSending(stored *offer) bool {
+	return o.FirstAttempt == stored.FirstAttempt && o.CloudOrganization == stored.CloudOrganization && o.DeleteSent == stored.DeleteSent &&
+		o.DeletedBy == stored.DeletedBy && o.Quarantined == stored.Quarantined
 }
 
 // compose is an offer in the words of the protocol.
@@ -568,7 +595,10 @@ func (w *worker) applyItems(ctx context.Context, b *batch) error {
 // advance makes the run go on after a batch.
 func (w *worker) advance(ctx context.Context, b *batch) error {
 	run := w.run.Value
-	run.Batch, run.Phase, run.Cursor = b.Number, b.Phase, b.Next
+	run.Batch, run.Phase = b.Number, b.Phase
+	if !b.Again {
+		run.Cursor = b.Next
+	}
 	run.Returned = run.Returned || b.Returned
 	run.Counts.add(b.Counts)
 	if b.Phase == PhaseProbe {

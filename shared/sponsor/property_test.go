@@ -43,7 +43,7 @@ func converge(t *testing.T, seed uint64, offers int) {
 		// Taking rows over is the quicker way to have many.
 		rows = append(rows, sponsor.LegacyOffer{ID: cloudtest.Member(n), OrganizationUserID: cloudtest.Member(n), Email: cloudtest.Address(n), FriendlyName: fmt.Sprintf("Family %d", n)})
 	}
-	if done, err := w.Import(t.Context(), w.Org, rows); err != nil || done.Taken != len(rows) {
+	if done, err := w.take(rows...); err != nil || done.Taken != len(rows) {
 		t.Fatalf("%+v %v", done, err)
 	}
 	// Creations meet failures, too.

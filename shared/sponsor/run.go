@@ -73,6 +73,9 @@ type Counts struct {
 	Anomalies int `json:"anomalies"`
 	// MailUncertain are stored in the cloud, which may not have mailed them.
 	MailUncertain int `json:"mailUncertain"`
+	// Overtaken were redeemed before they could be replaced, which nobody could
+	// know any more, and are revoked now. They are of Kept, too.
+	Overtaken int `json:"overtaken,omitempty"`
 }
 
 func (c *Counts) add(more Counts) {
@@ -87,10 +90,11 @@ func (c *Counts) add(more Counts) {
 	c.Quarantined += more.Quarantined
 	c.Anomalies += more.Anomalies
 	c.MailUncertain += more.MailUncertain
+	c.Overtaken += more.Overtaken
 }
 
 func (c *Counts) warn() bool {
-	return c.NotAccepted+c.Quarantined+c.Anomalies+c.MailUncertain > 0
+	return c.NotAccepted+c.Quarantined+c.Anomalies+c.MailUncertain+c.Overtaken > 0
 }
 
 // Run is one sync of an organisation, over as many invocations as it takes. It
@@ -114,8 +118,8 @@ type Run struct {
 	// Returned: the cloud gave an offer back, so that it takes offers from this
 	// organisation.
 	Returned bool `json:"returned,omitempty"`
-	// KeyRevision is that of the key the run began with.
-	KeyRevision int `json:"keyRevision,omitempty"`
+	// KeyFingerprint is that of the key the run began with.
+	KeyFingerprint string `json:"keyFingerprint,omitempty"`
 	// CloudOrganization is whom the run began with.
 	CloudOrganization string `json:"cloudOrganization,omitempty"`
 	// NotBefore is when it goes on, where it has to wait longer than somebody
@@ -176,11 +180,14 @@ func (s *Sync) TriggerRun(ctx context.Context, organization string, by Trigger) 
 	return s.hurry(ctx, run.ID)
 }
 
-// hurry lets a run go on at once that the cloud asked to wait. While the cloud may
-// still be at work on a request it waits nevertheless.
+// hurry lets a run go on at once that the cloud asked to wait, unless somebody is
+// at it, or will be in a moment. While the cloud may still be at work on a request
+// it waits nevertheless.
 func (s *Sync) hurry(ctx context.Context, id string) (Run, error) {
 	r, err := s.runs.Update(ctx, id, func(r *store.Record[Run]) error {
-		if r.Value.Status.Finished() || r.Value.NotBefore.IsZero() {
+		now := s.now()
+		attended := r.Value.WaitUntil.Sub(now)
+		if r.Value.Status.Finished() || r.Value.NotBefore.Sub(now) < longWait || attended > 0 && attended <= maxWait {
 			return store.ErrUnchanged
 		}
 		r.Value.NotBefore = time.Time{}
@@ -418,7 +425,7 @@ func (s *Sync) conclude(ctx context.Context, run *Run) error {
 		if run.Status == Failed {
 			sc.fail(run, at, s.random())
 			if run.ErrorCode == string(cloud.KeyInvalid) {
-				sc.Refused = run.KeyRevision
+				sc.RefusedKey = run.KeyFingerprint
 			}
 		} else {
 			sc.succeed(run, at)
@@ -448,10 +455,14 @@ func (s *Sync) report(ctx context.Context, run *Run, sc schedule) {
 		slog.String("message", run.Message), slog.Int("batches", c.Batches), slog.Int("requests", c.Requests), slog.Int("sent", c.Sent),
 		slog.Int("refreshed", c.Refreshed), slog.Int("removed", c.Removed), slog.Int("kept", c.Kept), slog.Int("notAccepted", c.NotAccepted),
 		slog.Int("quarantined", c.Quarantined), slog.Int("anomalies", c.Anomalies), slog.Int("mailUncertain", c.MailUncertain),
-		slog.Time("nextDue", sc.NextDue))
+		slog.Int("overtaken", c.Overtaken), slog.Time("nextDue", sc.NextDue))
 	if c.MailUncertain > 0 {
 		s.logger.WarnContext(ctx, "mail may not have been sent for some offers; reissue those whose recipients wait for it",
 			slog.String("runId", run.ID), slog.Int("offers", c.MailUncertain))
+	}
+	if c.Overtaken > 0 {
+		s.logger.WarnContext(ctx, "offers were redeemed before they could be replaced, and are revoked now",
+			slog.String("runId", run.ID), slog.Int("offers", c.Overtaken))
 	}
 	s.count(ctx, MetricRuns, 1, map[string]string{"status": string(run.Status), "trigger": string(run.Trigger)})
 	for outcome, n := range map[Outcome]int{

@@ -969,7 +969,7 @@ func TestPoisonAndBadItems(t *testing.T) {
 			{ID: newGUID(), OrganizationUserID: cloudtest.Member(902), FriendlyName: strings.Repeat("n", 300), Email: "long@home.example"},
 			{ID: newGUID(), OrganizationUserID: cloudtest.Member(903), FriendlyName: "plan", Email: "plan@home.example", Plan: 7},
 		}
-		if done, err := w.Import(t.Context(), w.Org, bad); err != nil || done.Taken != 3 {
+		if done, err := w.take(bad...); err != nil || done.Taken != 3 {
 			t.Fatal(done, err)
 		}
 		run := w.mustSync(sponsor.CompletedWithWarnings)
@@ -1056,7 +1056,7 @@ func TestMembersAndAdministrators(t *testing.T) {
 		w.expectStates(states{sponsor.Revoking: 1, sponsor.Sent: 2})
 		// One of an official server, who left before the first sync.
 		legacy := sponsor.LegacyOffer{ID: newGUID(), OrganizationUserID: cloudtest.Member(8), Email: cloudtest.Address(8), ToDelete: true}
-		_, err = w.Import(t.Context(), w.Org, []sponsor.LegacyOffer{legacy})
+		_, err = w.take(legacy)
 		w.Must(err)
 		w.mustSync(sponsor.Completed)
 		w.expectStates(states{sponsor.Sent: 2})
@@ -1104,12 +1104,12 @@ func TestMembersAndAdministrators(t *testing.T) {
 		}
 		_, err := w.Cloud.AddSponsorship(emulator.Sponsorship{SponsoringOrganizationID: w.Cloud.OrgID, OfferKey: cloudtest.Member(1), OfferedToEmail: &rows[2].Email, LastSyncDate: &older})
 		w.Must(err)
-		done, err := w.Import(t.Context(), w.Org, rows)
-		if err != nil || done != (sponsor.Imported{Taken: 4, Rekeyed: 2, Dropped: 1}) {
+		done, err := w.take(rows...)
+		if err != nil || done != (sponsor.Imported{Taken: 4, Rekeyed: 2, Dropped: 1, Unsent: 2}) {
 			t.Fatalf("%+v %v", done, err)
 		}
 		slices.Reverse(rows)
-		if again, err := w.Import(t.Context(), w.Org, rows); err != nil || again != (sponsor.Imported{Known: 4, Dropped: 1}) {
+		if again, err := w.take(rows...); err != nil || again != (sponsor.Imported{Known: 4, Dropped: 1}) {
 			t.Fatalf("again: %+v %v", again, err)
 		}
 		if o := w.own(1); o.Email != cloudtest.Address(3) || o.State != sponsor.Sent {

@@ -38,10 +38,8 @@ type schedule struct {
 	// Last is the run before, and LastCode why it failed.
 	Last     string `json:"last,omitempty"`
 	LastCode string `json:"lastCode,omitempty"`
-	// Refused is the revision of the key that the cloud refused.
-	Refused int `json:"refused,omitempty"`
-	// KeyRevision is that of the last key of a connection that was removed.
-	KeyRevision int `json:"keyRevision,omitempty"`
+	// RefusedKey is the fingerprint of the key that the cloud refused.
+	RefusedKey string `json:"refusedKey,omitempty"`
 	// Warned is the age of the last success, in days, that was warned of.
 	Warned int `json:"warned,omitempty"`
 	// Pending and OldestPending are of the end of the last run.
@@ -79,13 +77,19 @@ func (sc *schedule) succeed(run *Run, at time.Time) {
 	if late := at.Sub(run.Due); run.Trigger == BySchedule && late >= 0 && late < onTime {
 		sc.NextDue = run.Due.Add(day)
 	}
-	sc.LastSuccess, sc.Failures, sc.LastCode, sc.Refused, sc.Warned = &at, 0, "", 0, 0
+	sc.LastSuccess, sc.Failures, sc.LastCode, sc.RefusedKey, sc.Warned = &at, 0, "", "", 0
 }
 
 // due tells whether the time of a run has come.
 func (sc *schedule) due(now time.Time) bool {
 	wait := sc.NextDue.Sub(now)
 	return wait <= 0 || wait > farOff
+}
+
+// refuses tells whether the cloud refused the key of a fingerprint, so that the
+// schedule waits for another.
+func (sc *schedule) refuses(keyFingerprint string) bool {
+	return sc.RefusedKey != "" && sc.RefusedKey == keyFingerprint
 }
 
 // fail notes a failure. One of a run by hand does not move the schedule.
@@ -106,10 +110,10 @@ func (sc *schedule) fail(run *Run, at time.Time, random float64) {
 // chance.
 func (s *Sync) startSchedule(ctx context.Context, c store.Record[connection]) error {
 	return s.changeSchedule(ctx, c.ID, func(sc *schedule) error {
-		if sc.Refused == 0 || !c.Value.Probe.Good() {
+		if sc.RefusedKey == "" || !c.Value.Probe.Good() {
 			return store.ErrUnchanged
 		}
-		sc.Refused = 0
+		sc.RefusedKey = ""
 		return nil
 	})
 }

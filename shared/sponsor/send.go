@@ -95,7 +95,7 @@ func (w *worker) send(ctx context.Context, r *store.Record[batch]) error {
 func (w *worker) sendPart(ctx context.Context, r *store.Record[batch]) error {
 	b := &r.Value
 	part := b.Parts[len(b.Parts)-1]
-	marked, err := w.mark(ctx, b, part)
+	marked, err := w.mark(ctx, r, part)
 	if err != nil {
 		return err
 	}
@@ -190,6 +190,11 @@ func maxTime(a, b time.Time) time.Time {
 	return b
 }
 
+// blamesOffers tells whether an offer that was sent can be why the cloud failed.
+func blamesOffers(e *cloud.Error) bool {
+	return e.Stage == cloud.StageSync && (e.Code == cloud.RequestInvalid || e.Code == cloud.CloudError)
+}
+
 // react decides what follows from a failure: another try after a while, a search
 // for what causes it, or the run's end.
 func (w *worker) react(ctx context.Context, r *store.Record[batch], e *cloud.Error) error {
@@ -207,7 +212,7 @@ func (w *worker) react(ctx context.Context, r *store.Record[batch], e *cloud.Err
 	if err := ctx.Err(); err != nil {
 		return w.leave(ctx, r, err)
 	}
-	blames := e.Stage == cloud.StageSync && (e.Code == cloud.RequestInvalid || e.Code == cloud.CloudError)
+	blames := blamesOffers(e)
 	switch {
 	case blames && b.Phase != PhaseProbe && !b.Diagnosed && (e.Code == cloud.RequestInvalid || b.Same >= diagnoseAfter):
 		if why := w.diagnose(ctx, r, e); why != nil {
@@ -266,10 +271,8 @@ func (w *worker) giveUp(ctx context.Context, r *store.Record[batch], err error) 
 			return err
 		}
 	}
-	if r.Value.Ambiguous {
-		if err := w.doubt(ctx, &r.Value); err != nil {
-			return err
-		}
+	if err := w.regret(ctx, r); err != nil {
+		return err
 	}
 	// What is known of the parts before is not lost, nor what was found to blame.
 	if err := w.applyItems(ctx, &r.Value); err != nil {
@@ -280,14 +283,18 @@ func (w *worker) giveUp(ctx context.Context, r *store.Record[batch], err error) 
 	return w.fail(ctx, f)
 }
 
-// doubt notes on the new offers of a batch that is given up that the cloud may
-// have stored them without mailing them, which the run that will find them there
-// could not know.
-func (w *worker) doubt(ctx context.Context, b *batch) error {
+// regret notes on the offers of a batch that is given up what a later run could
+// not know. If the cloud may have carried something out, it may have stored new
+// ones without mailing them. If it has not, no deletion was carried out that this
+// batch was the first to send, and what was to be replaced can be asked after
+// again.
+func (w *worker) regret(ctx context.Context, of *store.Record[batch]) error {
 	group, grouped := errgroup.WithContext(ctx)
 	group.SetLimit(writers)
-	for _, i := range b.Items {
-		if !i.New || i.Delete || i.Doubt {
+	for _, i := range of.Value.Items {
+		doubted := of.Value.Ambiguous && i.New && !i.Delete && !i.Doubt
+		unsent := !of.Value.Ambiguous && i.Replace && i.Delete && !i.Absent && (i.Outcome == "" || i.Refused)
+		if !doubted && !unsent {
 			continue
 		}
 		group.Go(func() error {
@@ -298,7 +305,11 @@ func (w *worker) doubt(ctx context.Context, b *batch) error {
 				if r.Value.Generation != i.Generation {
 					return store.ErrUnchanged
 				}
-				r.Value.MailUncertain, r.Value.Fence = true, w.lease.token()
+				if r.Value.Fence = w.lease.token(); doubted {
+					r.Value.MailUncertain = true
+				} else {
+					r.Value.unsend(of.ID)
+				}
 				return nil
 			})
 			if fault.Of(err) == fault.NotFound {
@@ -308,7 +319,7 @@ func (w *worker) doubt(ctx context.Context, b *batch) error {
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return fmt.Errorf("note which offers may not have been mailed: %w", err)
+		return fmt.Errorf("note what a run that failed leaves open: %w", err)
 	}
 	return nil
 }
@@ -469,6 +480,8 @@ func (w *worker) witness(ctx context.Context, b *batch, known cloud.Offer) (bool
 			return b.Returned, nil
 		case ok && heldBack(e):
 			try--
+		case ok && blamesOffers(e) && (!e.Retryable() || try == maxTries):
+			return false, nil // its own phase finds out whether it is to blame
 		case !ok || !e.Retryable() || try == maxTries:
 			return false, err
 		}

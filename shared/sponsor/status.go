@@ -4,9 +4,12 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/latchkey-fn/latchkey/shared/fault"
 	"github.com/latchkey-fn/latchkey/shared/machine"
 	"github.com/latchkey-fn/latchkey/shared/sponsor/cloud"
+	"github.com/latchkey-fn/latchkey/shared/store"
 )
 
 // SyncStatus is how an organisation's sync is.
@@ -97,7 +100,7 @@ func (s *Sync) Status(ctx context.Context, organization string) (SyncStatus, err
 	}
 	if err == nil {
 		st.fill(sc.Value, s.now())
-		st.KeyRefused = sc.Value.Refused != 0 && st.Connection != nil && sc.Value.Refused == st.Connection.KeyRevision
+		st.KeyRefused = st.Connection != nil && sc.Value.refuses(st.Connection.KeyFingerprint)
 	}
 	if st.Connection == nil || !st.Connection.Enabled || !s.settings.CloudCommunication || st.KeyRefused {
 		st.NextDue = time.Time{}
@@ -170,31 +173,53 @@ type Health struct {
 	LastAttempt  *time.Time `json:"lastAttempt"`
 	LastSuccess  *time.Time `json:"lastSuccess"`
 	ErrorCode    string     `json:"errorCode,omitempty"`
-	NextDue      *time.Time `json:"nextDue"`
+	// NextDue is nil where the schedule waits for another key.
+	NextDue *time.Time `json:"nextDue"`
 }
 
-// Health gives the state of all organisations with an enabled connection.
+// healthReaders bounds the reads of schedules that a look at the health has under
+// way.
+const healthReaders = 8
+
+// Health gives the state of all organisations with an enabled connection, in the
+// order of their ids.
 func (s *Sync) Health(ctx context.Context) ([]Health, error) {
-	all := []Health{}
+	var enabled []store.Record[connection]
 	for c, err := range s.connections.ByParent(ctx, allConnections) {
 		if err != nil {
 			return nil, err
 		}
-		if !c.Value.Enabled {
-			continue
+		if c.Value.Enabled {
+			enabled = append(enabled, c)
 		}
-		sc, err := s.schedules.Get(ctx, c.ID)
-		if err != nil && fault.Of(err) != fault.NotFound {
-			return nil, err
-		}
-		h := Health{
-			Organization: c.ID, LastRun: sc.Value.Last, LastAttempt: sc.Value.LastAttempt, LastSuccess: sc.Value.LastSuccess, ErrorCode: sc.Value.LastCode,
-			Good: sc.Value.LastCode == "" && sc.Value.successAge(s.now()) < staleAfter,
-		}
-		if err == nil {
-			h.NextDue = &sc.Value.NextDue
-		}
-		all = append(all, h)
+	}
+	all := make([]Health, len(enabled))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(healthReaders)
+	for i, c := range enabled {
+		group.Go(func() (err error) {
+			all[i], err = s.healthOf(ctx, c)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
 	}
 	return all, nil
+}
+
+func (s *Sync) healthOf(ctx context.Context, c store.Record[connection]) (Health, error) {
+	r, err := s.schedules.Get(ctx, c.ID)
+	if err != nil && fault.Of(err) != fault.NotFound {
+		return Health{}, err
+	}
+	sc := &r.Value
+	h := Health{
+		Organization: c.ID, LastRun: sc.Last, LastAttempt: sc.LastAttempt, LastSuccess: sc.LastSuccess, ErrorCode: sc.LastCode,
+		Good: sc.LastCode == "" && sc.successAge(s.now()) < staleAfter,
+	}
+	if err == nil && !sc.refuses(c.Value.KeyFingerprint) {
+		h.NextDue = &sc.NextDue
+	}
+	return h, nil
 }

@@ -114,7 +114,7 @@ func (s *Sync) tickOne(ctx context.Context, c store.Record[connection]) (Run, er
 	}
 	s.warnOverdue(ctx, c.ID, sc.Value)
 	due := func(sc *schedule) bool {
-		return c.Value.Enabled && c.Value.Key != nil && sc.Refused != c.Value.KeyRevision && sc.due(now)
+		return c.Value.Enabled && c.Value.Key != nil && !sc.refuses(c.Value.KeyFingerprint) && sc.due(now)
 	}
 	if sc.Value.Current == nil && !due(&sc.Value) {
 		return Run{}, nil

@@ -156,17 +156,28 @@ func TestTheStatusCountsWhatSomebodyHasToLookAt(t *testing.T) {
 
 func TestWhileAKeyIsRefusedNothingIsDue(t *testing.T) {
 	w := offering(t, 1)
-	if w.status().NextDue.IsZero() {
+	due := func() *time.Time {
+		t.Helper()
+		health, err := w.Health(t.Context())
+		if err != nil || len(health) != 1 {
+			t.Fatalf("%+v %v", health, err)
+		}
+		return health[0].NextDue
+	}
+	if w.status().NextDue.IsZero() || due() == nil {
 		t.Error("nothing is due")
 	}
 	key := w.rotateKey()
 	w.mustFail("key_invalid")
+	if at := due(); at != nil {
+		t.Errorf("health has a next time, %s", at)
+	}
 	if status := w.status(); !status.KeyRefused || !status.NextDue.IsZero() {
 		t.Errorf("%+v", status)
 	}
 	_, err := w.paste(key)
 	w.Must(err)
-	if status := w.status(); status.KeyRefused || status.NextDue.IsZero() {
+	if status := w.status(); status.KeyRefused || status.NextDue.IsZero() || due() == nil {
 		t.Errorf("%+v", status)
 	}
 }
