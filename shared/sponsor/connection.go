@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"iter"
 	"strings"
 	"time"
 	"unicode"
@@ -168,15 +167,6 @@ func (s *Sync) UpdateConnection(ctx context.Context, c Connect) (Connection, err
 	return viewConnection(r), s.startSchedule(ctx, r)
 }
 
-// ProbeConnection asks the cloud about the key of an enabled connection.
-func (s *Sync) ProbeConnection(ctx context.Context, organization string) (Connection, error) {
-	before, err := s.Connection(ctx, organization)
-	if err != nil {
-		return Connection{}, err
-	}
-	return s.UpdateConnection(ctx, Connect{Organization: before.Organization, Enabled: before.Enabled})
-}
-
 // setConnection checks licence and key, and puts the key into the record.
 func (s *Sync) setConnection(ctx context.Context, r *store.Record[connection], c Connect) error {
 	current, err := s.licenceForConnection(ctx, r.ID)
@@ -285,17 +275,6 @@ func (s *Sync) Connection(ctx context.Context, organization string) (Connection,
 		return Connection{}, err
 	}
 	return viewConnection(r), nil
-}
-
-// Connections walks all of them.
-func (s *Sync) Connections(ctx context.Context) iter.Seq2[Connection, error] {
-	return func(yield func(Connection, error) bool) {
-		for r, err := range s.connections.ByParent(ctx, allConnections) {
-			if !yield(viewConnection(r), err) || err != nil {
-				return
-			}
-		}
-	}
 }
 
 // RemoveConnection forgets the key. Offers stay as they are, here and in the

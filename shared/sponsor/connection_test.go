@@ -82,7 +82,7 @@ func TestWhoGoesAwayBooksNoTurnOfOthers(t *testing.T) {
 	w.Restart()
 	left := 0
 	for range 1_000 {
-		if _, err := w.ProbeConnection(t.Context(), w.Org); errors.Is(err, context.Canceled) {
+		if _, err := w.probe(); errors.Is(err, context.Canceled) {
 			left++
 		}
 	}
@@ -91,7 +91,7 @@ func TestWhoGoesAwayBooksNoTurnOfOthers(t *testing.T) {
 	}
 	// Somebody else waits no longer than if they had not been.
 	waiter.waits = nil
-	if _, err := w.ProbeConnection(t.Context(), w.Org); !errors.Is(err, context.Canceled) {
+	if _, err := w.probe(); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 	if len(waiter.waits) != 1 || waiter.waits[0] > 3*time.Second {

@@ -2,7 +2,6 @@ package sponsor_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"net/http"
 	"os"
@@ -371,8 +370,7 @@ func TestLicences(t *testing.T) {
 
 	t.Run("T110 a licence that does not fit is refused with the numbers", func(t *testing.T) {
 		w := connected(t)
-		w.Config.Usage = func(context.Context, string) (licence.Usage, error) { return licence.Usage{Seats: 101, Groups: 2}, nil }
-		w.Restart()
+		w.Must(second(w.SetUsage(t.Context(), w.Org, licence.Usage{Seats: 101, Groups: 2})))
 		document := w.document(func(o *emulator.Organization) { o.License.Set = map[string]any{"UseGroups": false} })
 		_, err := w.UploadLicence(t.Context(), sponsor.Upload{Organization: w.Org, Document: document})
 		f, ok := sponsor.AsFailure(err)

@@ -152,6 +152,11 @@ func (w *world) paste(key string) (sponsor.Connection, error) {
 	return w.UpdateConnection(w.Context(), sponsor.Connect{Organization: w.Org, Enabled: true, Key: config.Secret(key)})
 }
 
+// probe saves the connection without another key, which asks the cloud about it.
+func (w *world) probe() (sponsor.Connection, error) {
+	return w.UpdateConnection(w.Context(), sponsor.Connect{Organization: w.Org, Enabled: true})
+}
+
 func (w *world) revoke(n int) {
 	w.Helper()
 	_, err := w.RevokeOwn(w.Context(), w.Org, cloudtest.Member(n))

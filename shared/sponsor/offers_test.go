@@ -239,29 +239,24 @@ func TestConnections(t *testing.T) {
 	if status := w.status(); status.KeyRefused {
 		t.Errorf("%+v", status)
 	}
-	probed, err := w.ProbeConnection(t.Context(), w.Org)
+	probed, err := w.probe()
 	if err != nil || !probed.Probe.Good() {
 		t.Errorf("%+v %v", probed, err)
 	}
-	n := 0
-	for c, err := range w.Connections(t.Context()) {
-		if n++; err != nil || c.Organization != w.Org {
-			t.Errorf("%+v %v", c, err)
-		}
+	listed, err := w.Health(t.Context())
+	if err != nil || len(listed) != 1 || listed[0].Organization != w.Org {
+		t.Errorf("%+v %v", listed, err)
 	}
 	w.Must(w.RemoveConnection(t.Context(), w.Org))
 	for what, err := range map[string]error{
 		"removed again": w.RemoveConnection(t.Context(), w.Org),
 		"read":          func() error { _, err := w.Connection(t.Context(), w.Org); return err }(),
-		"probed":        func() error { _, err := w.ProbeConnection(t.Context(), w.Org); return err }(),
+		"probed":        func() error { _, err := w.probe(); return err }(),
 		"of no GUID":    func() error { _, err := w.Connection(t.Context(), "x"); return err }(),
 	} {
 		if fault.Of(err) != fault.NotFound {
 			t.Errorf("%s: %v", what, err)
 		}
-	}
-	if n != 1 {
-		t.Errorf("%d connections", n)
 	}
 	w.expectGood()
 }
@@ -274,7 +269,7 @@ func TestAProbeWithoutAnAnswerIsQuietTimeForARun(t *testing.T) {
 		t.Fatalf("%+v %v", c, err)
 	}
 	// Nor is the key tried anew before that.
-	if c, err := w.ProbeConnection(t.Context(), w.Org); err != nil || c.Probe.At != nil || len(w.posts(true)) != 1 {
+	if c, err := w.probe(); err != nil || c.Probe.At != nil || len(w.posts(true)) != 1 {
 		t.Errorf("%+v %v", c, err)
 	}
 	w.mustSync(sponsor.Completed)

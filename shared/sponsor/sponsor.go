@@ -62,9 +62,6 @@ type Config struct {
 	Settings config.Billing
 	// Trust verifies licences; see LoadTrust. Nil: none can be installed.
 	Trust *licence.Trust
-	// Usage tells what an organisation uses, which a licence has to allow. Nil:
-	// what SetUsage was told; where it was told nothing, that is not checked.
-	Usage func(ctx context.Context, organization string) (licence.Usage, error)
 	// Logger may be nil.
 	Logger *slog.Logger
 	// Metrics may be nil.
@@ -107,7 +104,6 @@ type Sync struct {
 	ring        *keyring.Ring
 	settings    config.Billing
 	trust       *licence.Trust
-	usage       func(context.Context, string) (licence.Usage, error)
 	logger      *slog.Logger
 	metrics     Metrics
 	now         func() time.Time
@@ -136,7 +132,7 @@ type Sync struct {
 // New makes a Sync. Errors are of class Invalid; nothing is contacted.
 func New(c Config) (*Sync, error) {
 	s := &Sync{
-		documents: c.Store, ring: c.Ring, settings: c.Settings, trust: c.Trust, usage: c.Usage,
+		documents: c.Store, ring: c.Ring, settings: c.Settings, trust: c.Trust,
 		logger: c.Logger, metrics: c.Metrics, now: c.Now, waiter: c.Waiter, random: c.Random,
 		connections: store.NewCollection[connection](c.Store, "sync-connections"),
 		offers:      store.NewCollection[offer](c.Store, "offers"),

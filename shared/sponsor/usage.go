@@ -44,10 +44,6 @@ func (s *Sync) Usage(ctx context.Context, organization string) (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	if s.usage != nil {
-		used, err := s.usage(ctx, organization)
-		return Usage{Usage: used, Told: s.now().UTC()}, err
-	}
 	r, err := s.usages.Get(ctx, organization)
 	if fault.Of(err) == fault.NotFound {
 		return Usage{}, machine.NotFound()
