@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
+	"github.com/latchkey-fn/latchkey/local/privatefile"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
 
@@ -24,18 +24,7 @@ func (c *Cloud) Save(path string) (err error) {
 	if err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // made with mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(append(content, '\n'))
-	if err = errors.Join(err, file.Sync(), file.Close()); err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(file.Name()))
-	}
-	return nil
+	return privatefile.Replace(path, append(content, '\n'))
 }
 
 // Load replaces the data by what was saved. It leaves them where nothing was.

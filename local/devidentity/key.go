@@ -9,8 +9,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
+	"github.com/latchkey-fn/latchkey/local/privatefile"
 	"github.com/latchkey-fn/latchkey/shared/fault"
 )
 
@@ -32,7 +32,11 @@ func openKey(path string) (*rsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	temporary, err := writeKey(path, made)
+	content, err := encodeKey(made)
+	if err != nil {
+		return nil, err
+	}
+	temporary, err := privatefile.Beside(path, content)
 	if err != nil {
 		return nil, err
 	}
@@ -44,11 +48,11 @@ func openKey(path string) (*rsa.PrivateKey, error) {
 }
 
 func replaceKey(path string, private *rsa.PrivateKey) error {
-	temporary, err := writeKey(path, private)
+	content, err := encodeKey(private)
 	if err != nil {
 		return err
 	}
-	return os.Rename(temporary, path)
+	return privatefile.Replace(path, content)
 }
 
 func readKey(path string) (*rsa.PrivateKey, error) {
@@ -68,19 +72,10 @@ func readKey(path string) (*rsa.PrivateKey, error) {
 	return private, nil
 }
 
-// writeKey writes a file beside path, for its owner alone, and gives its name.
-func writeKey(path string, private *rsa.PrivateKey) (string, error) {
+func encodeKey(private *rsa.PrivateKey) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	file, err := os.CreateTemp(filepath.Dir(path), ".devidentity-*")
-	if err != nil {
-		return "", err
-	}
-	_, writeErr := file.Write(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	if err := errors.Join(writeErr, file.Sync(), file.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(file.Name()))
-	}
-	return file.Name(), nil
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }

@@ -15,6 +15,7 @@ import (
 	"filippo.io/age"
 	"github.com/google/uuid"
 
+	"github.com/latchkey-fn/latchkey/local/privatefile"
 	"github.com/latchkey-fn/latchkey/shared/config"
 	"github.com/latchkey-fn/latchkey/shared/encstring"
 )
@@ -106,16 +107,13 @@ func writeNew(path string, content []byte) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // made with mode 0600
+	unfinished, err := privatefile.Beside(path, content)
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(content)
-	if err = errors.Join(err, file.Sync(), file.Close()); err == nil {
-		err = publish(file.Name(), path, os.Link)
-	}
+	err = publish(unfinished, path, os.Link)
 	// A renamed file has its first name no more.
-	if removed := os.Remove(file.Name()); !errors.Is(removed, fs.ErrNotExist) {
+	if removed := os.Remove(unfinished); !errors.Is(removed, fs.ErrNotExist) {
 		err = errors.Join(err, removed)
 	}
 	return errors.Join(err, syncFolder(dir))
